@@ -1,0 +1,164 @@
+"""Checks of constructor arguments: what was wrong, the value, what is allowed."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
+from typing import Any, TypedDict
+
+import keras
+
+
+class OptimizerKeywords(TypedDict, total=False):
+    """The keywords that every Keras optimizer takes."""
+
+    weight_decay: float | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
+
+
+LearningRate = (
+    float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
+)
+
+
+def refuse(name: str, value: object, allowed: str) -> ValueError:
+    """The error for argument `name`, for the caller to raise."""
+    return ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    exclude_low: bool = False,
+    exclude_high: bool = False,
+) -> float:
+    """Returns `value` as a `float`, or raises when it is not in the interval."""
+    inside = (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (low < value if exclude_low else low <= value)
+        and (value < high if exclude_high else value <= high)
+    )
+    if not inside:
+        left = "(" if exclude_low or low == -math.inf else "["
+        right = ")" if exclude_high or high == math.inf else "]"
+        raise refuse(name, value, f"a finite number in {left}{low}, {high}{right}")
+    return float(value)
+
+
+def decay_rate(name: str, value: Any) -> float:
+    """Checks the decay rate of a moving average: a number in [0, 1)."""
+    return number(name, value, 0, 1, exclude_high=True)
+
+
+def positive(name: str, value: Any) -> float:
+    """Checks a finite number above 0."""
+    return number(name, value, 0, exclude_low=True)
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """Checks one of a few names."""
+    options = list(options)
+    if not isinstance(value, str) or value not in options:
+        raise refuse(name, value, "one of " + ", ".join(map(repr, options)))
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Checks `True` or `False`."""
+    if not isinstance(value, bool):
+        raise refuse(name, value, "True or False")
+    return value
+
+
+def learning_rate(value: Any) -> Any:
+    """Checks a learning rate: a number, a schedule or a callable."""
+    if callable(value):
+        return value
+    if not isinstance(value, Real):
+        raise refuse(
+            "learning_rate",
+            value,
+            "a finite number in [0, inf), a "
+            "keras.optimizers.schedules.LearningRateSchedule, or a callable",
+        )
+    return number("learning_rate", value, 0)
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _integer_from(low: int) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> int:
+        integral = isinstance(value, Integral) and not isinstance(value, bool)
+        if not integral or value < low:
+            raise refuse(name, value, f"an integer >= {low}, or None")
+        return int(value)
+
+    return check
+
+
+def text(name: str, value: Any) -> str:
+    """Checks a string."""
+    if not isinstance(value, str):
+        raise refuse(name, value, "a string, or None")
+    return value
+
+
+_KEYWORDS: dict[str, Callable[[str, Any], Any]] = {
+    "weight_decay": _optional(lambda name, value: number(name, value, 0)),
+    "clipnorm": _optional(positive),
+    "clipvalue": _optional(positive),
+    "global_clipnorm": _optional(positive),
+    "use_ema": flag,
+    "ema_momentum": lambda name, value: number(name, value, 0, 1),
+    "ema_overwrite_frequency": _optional(_integer_from(1)),
+    "loss_scale_factor": _optional(positive),
+    "gradient_accumulation_steps": _optional(_integer_from(2)),
+    "name": _optional(text),
+}
+
+
+def optimizer_keywords(own: Iterable[str], keywords: dict[str, Any]) -> dict[str, Any]:
+    """Checks the keywords that every Keras optimizer takes.
+
+    Args:
+        own: the other arguments of the optimizer, for the error message.
+        keywords: the keywords received.
+
+    Returns:
+        The keywords, checked.
+
+    Raises:
+        ValueError: for an unknown name, a wrong value, or two ways of clipping.
+    """
+    for name in keywords:
+        if name not in _KEYWORDS:
+            known = sorted({*own, *_KEYWORDS})
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(
+                f"Unknown argument `{name}` (received: {name}={keywords[name]!r})."
+                f"{hint} Allowed: {', '.join(known)}."
+            )
+    checked = {name: _KEYWORDS[name](name, keywords[name]) for name in keywords}
+    clips = {n: v for n, v in checked.items() if "clip" in n and v is not None}
+    if len(clips) > 1:
+        raise ValueError(
+            "At most one of `clipnorm`, `clipvalue` and `global_clipnorm` may be "
+            f"set. Received: {clips}"
+        )
+    return checked

@@ -1,0 +1,177 @@
+"""The papers' equations as pure functions of tensors, on `keras.ops`.
+
+Nothing here knows of optimizers or variables. A gradient `g` and what is computed
+from it have the shape of one variable; "norm" and "mean" are of that one tensor.
+Each function is finite wherever the mathematics is, also where an intermediate
+result would overflow or divide by zero.
+
+References:
+    AngularGrad: Roy et al. (2021). AdaNorm: Dubey et al. (2022).
+    GAF: Liu et al. (2021). AdaL: Zhang et al. (2021).
+    WGD: Gholamalinejad and Khosravi (2022).
+    diffGrad: Dubey et al. (2019). RAdam: Liu et al. (2019).
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def wide_dtype(dtype: Any) -> str:
+    """The dtype to compute in: float32, or `dtype` when that is wider."""
+    return keras.backend.result_type(keras.backend.standardize_dtype(dtype), "float32")
+
+
+def _largest(x: Tensor) -> float:
+    # A finite bound just below overflow, exact in float32 and float64.
+    double = keras.backend.standardize_dtype(x.dtype) == "float64"
+    return 2.0**1023 if double else 2.0**127
+
+
+def moving_average(average: Tensor, value: Tensor, decay: Any) -> Tensor:
+    """`decay * average + (1 - decay) * value`."""
+    return decay * average + (1 - decay) * value
+
+
+def bias_correction(decay: float, step: Tensor) -> Tensor:
+    """`1 - decay**step`, without cancellation when `decay` is near 1."""
+    if decay == 0:
+        return ops.ones_like(step)
+    return -ops.expm1(step * math.log(decay))
+
+
+def adam_direction(m_hat: Tensor, v_hat: Tensor, epsilon: float) -> Tensor:
+    """`m_hat / (sqrt(v_hat) + epsilon)` (AdaNorm Algorithm 1)."""
+    return m_hat / (ops.sqrt(v_hat) + epsilon)
+
+
+def rectification(
+    step: Tensor, beta_2: float, rho_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """RAdam's rectification of the adaptive learning rate (WGD Algorithm 1).
+
+    `rho_t = rho_inf - 2 t beta_2^t / (1 - beta_2^t)` with
+    `rho_inf = 2 / (1 - beta_2) - 1`. Written so, it loses its leading digits for
+    `beta_2` near 1; with `x = -t ln(beta_2)` the same number is
+    `(rho_inf + 2 / ln(beta_2)) - 2 / ln(beta_2) * (1 - x / (e^x - 1))`, whose
+    bracket is a constant and whose last factor is a short series for small `x`.
+
+    Args:
+        step: t, a floating point scalar counting from 1.
+        beta_2: decay of the second moment.
+        rho_threshold: rectify where `rho_t` is above this (at least 4).
+
+    Returns:
+        `(rectified, r)`: whether to rectify, and the factor `r_t` (0 where not).
+    """
+    rho_inf = 2 / (1 - beta_2) - 1
+    if rho_inf <= 4 or beta_2 == 0:
+        return ops.zeros_like(step) > 0, ops.zeros_like(step)
+    log = math.log(beta_2)
+    x = -step * log
+    small = x < 0.1
+    x_small = ops.where(small, x, 0.0)
+    x_large = ops.where(small, 1.0, x)
+    series = x_small * (0.5 - x_small * (1 / 12 - x_small**2 * (1 / 720 - x_small**2 / 30240)))
+    direct = 1 - x_large / ops.expm1(ops.minimum(x_large, 80.0))
+    rho = (rho_inf + 2 / log) - 2 / log * ops.where(small, series, direct)
+    rectified = rho > rho_threshold
+    safe = ops.where(rectified, rho, 5.0)
+    r = ops.sqrt(
+        ((safe - 4) * (safe - 2) * rho_inf)
+        / ((rho_inf - 4) * (rho_inf - 2) * safe)
+    )
+    return rectified, ops.where(rectified, r, 0.0)
+
+
+def difference_friction(gradient: Tensor, previous: Tensor) -> Tensor:
+    """diffGrad's coefficient `sigmoid(|g_{t-1} - g_t|)`, in [0.5, 1)."""
+    return ops.sigmoid(ops.abs(previous - gradient))
+
+
+def angular_ratio(gradient: Tensor, previous: Tensor) -> Tensor:
+    """`x = |g_t - g_{t-1}| / |1 + g_t g_{t-1}|`, the tangent of AngularGrad's angle.
+
+    Infinite (a right angle) where `g_t g_{t-1} = -1`. Both sides of the fraction
+    are halved, which is exact and keeps the difference of huge gradients finite.
+    """
+    half = 0.5 * gradient
+    return ops.abs(half - 0.5 * previous) / ops.abs(0.5 + half * previous)
+
+
+def angular_friction(
+    ratio: Tensor, angle: str, lambda_1: float, lambda_2: float
+) -> Tensor:
+    """AngularGrad's coefficient `lambda_1 tanh|f(A)| + lambda_2` (eq. 13).
+
+    Args:
+        ratio: `tan A`, from `angular_ratio`.
+        angle: f: `"cos"`, as `cos(arctan x) = 1 / sqrt(1 + x^2)`, or `"tan"`, x.
+        lambda_1: weight of the angle.
+        lambda_2: the smallest coefficient.
+    """
+    if angle == "cos":
+        ratio = 1 / ops.sqrt(1 + ops.square(ratio))
+    return lambda_1 * ops.tanh(ratio) + lambda_2
+
+
+def l2_norm(gradient: Tensor) -> Tensor:
+    """The L2 norm of the whole tensor, a scalar."""
+    return ops.sqrt(ops.sum(ops.square(gradient)))
+
+
+def norm_correction(
+    gradient: Tensor, norm_average: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """AdaNorm's correction (eq. 2-4).
+
+    `e <- gamma e + (1 - gamma) ||g||`; the gradient is lengthened to the norm `e`
+    when that is longer. A zero gradient stays zero. A norm that overflows leaves
+    `e` and the gradient as they are.
+
+    Returns:
+        `(corrected gradient, new norm_average)`
+    """
+    norm = l2_norm(gradient)
+    finite = ops.isfinite(norm)
+    norm_average = ops.where(
+        finite, moving_average(norm_average, norm, gamma), norm_average
+    )
+    longer = ops.logical_and(norm_average > norm, norm > 0)
+    unit = gradient / ops.where(longer, norm, 1.0)
+    return ops.where(longer, norm_average * unit, gradient), norm_average
+
+
+def l1_scaling(gradient: Tensor) -> Tensor:
+    """AdaL's transformed gradient `||g||_1 g` (Algorithm 1).
+
+    Where the product of finite numbers overflows it is the largest number instead.
+    """
+    scaled = ops.sum(ops.abs(gradient)) * gradient
+    bounded = ops.where(
+        ops.isfinite(gradient), ops.sign(gradient) * _largest(gradient), gradient
+    )
+    return ops.where(ops.isfinite(scaled), scaled, bounded)
+
+
+def _log_activation(x: Tensor) -> Tensor:
+    return ops.sign(x) * ops.log1p(ops.minimum(ops.abs(x), _largest(x)))
+
+
+ACTIVATIONS = {"arctan": ops.arctan, "tanh": ops.tanh, "log": _log_activation}
+
+
+def gradient_activation(
+    x: Tensor, activation: str, alpha: float, beta: float
+) -> Tensor:
+    """GAF: `alpha f(beta x)`, f = arctan, tanh or `sign(x) ln(1 + |x|)` (Table I)."""
+    return alpha * ACTIVATIONS[activation](beta * x)
+
+
+def whiten(gradient: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """WGD: `h = g - mean(g)`, the mean over `axes` (eq. 11, eq. 13-14)."""
+    return gradient - ops.mean(gradient, axis=axes, keepdims=True)

@@ -1,0 +1,35 @@
+"""The optimizers, each a Keras optimizer class."""
+
+from keras_gradopt.optimizers.adal import AdaL
+from keras_gradopt.optimizers.adam import AdaBelief, AdamCore, NosAdam, RAdam
+from keras_gradopt.optimizers.adanorm import (
+    AdaBeliefNorm,
+    AdamNorm,
+    DiffGradNorm,
+    RAdamNorm,
+)
+from keras_gradopt.optimizers.angulargrad import AngularGrad, DiffGrad
+from keras_gradopt.optimizers.gaf import GAFSGD, GAFAdam
+from keras_gradopt.optimizers.transformed import Transformed
+from keras_gradopt.optimizers.wgd import WGDSGD, WGDAdam, WGDNadam, WGDRAdam
+
+__all__ = [
+    "AdaBelief",
+    "AdaBeliefNorm",
+    "AdaL",
+    "AdamCore",
+    "AdamNorm",
+    "AngularGrad",
+    "DiffGrad",
+    "DiffGradNorm",
+    "GAFAdam",
+    "GAFSGD",
+    "NosAdam",
+    "RAdam",
+    "RAdamNorm",
+    "Transformed",
+    "WGDAdam",
+    "WGDNadam",
+    "WGDRAdam",
+    "WGDSGD",
+]

@@ -1,0 +1,284 @@
+"""The Adam core and the papers' baselines that Keras lacks."""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import keras
+from keras import ops
+
+from keras_gradopt import arguments, equations
+from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.equations import Tensor
+from keras_gradopt.optimizers.pipeline import Pipelined, add_scalar, dense
+from keras_gradopt.transforms import register
+
+
+class _AdamUpdate(keras.optimizers.Optimizer):
+    """The update that all Adam-like methods share; subclasses vary its parts."""
+
+    def __init__(self, learning_rate, beta_1, beta_2, epsilon, **keywords):
+        super().__init__(learning_rate, **keywords)
+        self.beta_1 = arguments.decay_rate("beta_1", beta_1)
+        self.beta_2 = arguments.decay_rate("beta_2", beta_2)
+        self.epsilon = arguments.positive("epsilon", epsilon)
+
+    def build(self, variables):
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(
+            variables, ["momentum", "velocity"]
+        )
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        gradient = dense(gradient, variable)
+        dtype = gradient.dtype
+        first, second = self.moment_gradients(gradient, variable)
+        m_slot, v_slot = self._momentums[index], self._velocities[index]
+        m = equations.moving_average(ops.cast(m_slot, dtype), first, self.beta_1)
+        v = self.second_moment(ops.cast(v_slot, dtype), second, m, index)
+        step = ops.cast(self.iterations + 1, dtype)
+        update = ops.cast(learning_rate, dtype) * self.direction(m, v, step)
+        self.assign(m_slot, ops.cast(m, m_slot.dtype))
+        self.assign(v_slot, ops.cast(v, v_slot.dtype))
+        self.assign_sub(variable, ops.cast(update, variable.dtype))
+
+    def moment_gradients(self, gradient: Tensor, variable: Any) -> tuple[Tensor, Tensor]:
+        """The gradients that the first and the second moment take."""
+        return gradient, gradient
+
+    def second_moment(
+        self, v: Tensor, gradient: Tensor, m: Tensor, index: int
+    ) -> Tensor:
+        """The new second moment, from the old one and the new first moment."""
+        return equations.moving_average(v, ops.square(gradient), self.beta_2)
+
+    def direction(self, m: Tensor, v: Tensor, step: Tensor) -> Tensor:
+        """What the learning rate multiplies."""
+        m_hat = m / equations.bias_correction(self.beta_1, step)
+        v_hat = v / equations.bias_correction(self.beta_2, step)
+        return equations.adam_direction(m_hat, v_hat, self.epsilon)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+
+@register
+class AdamCore(Pipelined, _AdamUpdate):
+    """Adam as the papers print it: `epsilon` is added to the root of `v_hat`.
+
+    `m <- beta_1 m + (1 - beta_1) g`, `v <- beta_2 v + (1 - beta_2) g^2`,
+    `theta <- theta - learning_rate * m_hat / (sqrt(v_hat) + epsilon)` with the
+    bias-corrected moments `m_hat`, `v_hat`.
+
+    `keras.optimizers.Adam` adds its epsilon to the root of the *uncorrected* `v`;
+    the two differ only where gradients are about as small as epsilon. The Adam-like
+    optimizers of this package are this update and a transform, so
+    `Transformed(AdamCore(), [AngularFriction()])` is `AngularGrad()`.
+
+    Args:
+        learning_rate: a float, a `keras.optimizers.schedules.LearningRateSchedule`,
+            or a callable without arguments. Defaults to `0.001`.
+        beta_1: decay of the first moment, in [0, 1). Defaults to `0.9`.
+        beta_2: decay of the second moment, in [0, 1). Defaults to `0.999`.
+        epsilon: in units of the gradient, above 0. Defaults to `1e-8`.
+        **keywords: those of every Keras optimizer: `weight_decay`, `clipnorm`,
+            `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
+            `ema_overwrite_frequency`, `loss_scale_factor`,
+            `gradient_accumulation_steps`, `name`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> optimizer = keras_gradopt.AdamCore(learning_rate=0.1)
+    >>> weight = keras.Variable([1.0])
+    >>> optimizer.apply([keras.ops.array([3.0])], [weight])
+    >>> round(float(weight[0]), 4)
+    0.9
+
+    Reference:
+        Kingma and Ba (2014), as in AdaNorm Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+
+
+@register
+class RAdam(AdamCore):
+    """RAdam: Adam whose adaptive step waits until its variance is bounded.
+
+    With `rho_t = rho_inf - 2 t beta_2^t / (1 - beta_2^t)`, `rho_inf = 2 / (1 -
+    beta_2) - 1`: where `rho_t > rho_threshold`, Adam's step times the rectification
+    `r_t`; before that, `theta <- theta - learning_rate * m_hat`.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Up to 0.6, `rho_inf` is at most 4 and no step is
+            adaptive. Defaults to `0.999`.
+        epsilon: see `AdamCore`. Defaults to `1e-8`.
+        rho_threshold: at least 4. The papers print `rho_t > 4`; the widely copied
+            code has `>= 5`. Defaults to `4.0`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.RAdam(rho_threshold=5).rho_threshold
+    5.0
+
+    Reference:
+        Liu et al. (2019), On the variance of the adaptive learning rate and beyond;
+        WGD Algorithm 1.
+    """
+
+    update_name = "RAdam"
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        rho_threshold: float = 4.0,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self.rho_threshold = arguments.number("rho_threshold", rho_threshold, 4)
+
+    def direction(self, m: Tensor, v: Tensor, step: Tensor) -> Tensor:
+        """Adam's direction, rectified, or the first moment."""
+        rectified, r = equations.rectification(step, self.beta_2, self.rho_threshold)
+        m_hat = m / equations.bias_correction(self.beta_1, step)
+        return ops.where(rectified, r * super().direction(m, v, step), m_hat)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        return {**super().get_config(), "rho_threshold": self.rho_threshold}
+
+
+@register
+class AdaBelief(AdamCore):
+    """AdaBelief: the second moment is of the gradient's deviation from the first.
+
+    `v <- beta_2 v + (1 - beta_2) (g - m)^2 + epsilon` with the new `m`; the rest is
+    `AdamCore`. The `epsilon` added here stays in `v`.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Defaults to `0.999`.
+        epsilon: see `AdamCore`; used a second time in `v`. Defaults to `1e-8`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.AdaBelief(1e-3, epsilon=1e-16).epsilon
+    1e-16
+
+    Reference:
+        Zhuang et al. (2020), AdaBelief optimizer.
+    """
+
+    update_name = "AdaBelief"
+
+    def second_moment(
+        self, v: Tensor, gradient: Tensor, m: Tensor, index: int
+    ) -> Tensor:
+        """The new second moment, of the residual of the gradient."""
+        return super().second_moment(v, gradient - m, m, index) + self.epsilon
+
+
+@register
+class NosAdam(AdamCore):
+    """NosAdam: the second moment weighs past gradients more than recent ones.
+
+    `v <- (B_{t-1} v + t^-gamma g^2) / B_t`, `B_t = sum of k^-gamma for k <= t`: a
+    weighted mean of all squared gradients, which needs no bias correction. The rest
+    is `AdamCore`. Keeps one more scalar slot per variable, `B`.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        epsilon: see `AdamCore`. Defaults to `1e-8`.
+        gamma: how fast the weights of later gradients fall, at least 0; `0` weighs
+            all alike. Defaults to `0.1`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.NosAdam(gamma=0.2).gamma
+    0.2
+
+    Reference:
+        Huang et al. (2019), Nostalgic Adam; AdaL's baseline.
+    """
+
+    update_name = "NosAdam"
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        epsilon: float = 1e-8,
+        gamma: float = 0.1,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, epsilon=epsilon, **keywords)
+        self.gamma = arguments.number("gamma", gamma, 0)
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slot variables, one set per model variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._weight_sums = [
+            add_scalar(self, variable, "weight_sum") for variable in variables
+        ]
+
+    def second_moment(
+        self, v: Tensor, gradient: Tensor, m: Tensor, index: int
+    ) -> Tensor:
+        """The new weighted mean of squared gradients."""
+        weight_sum = self._weight_sums[index]
+        weight = ops.power(ops.cast(self.iterations + 1, v.dtype), -self.gamma)
+        total = ops.cast(weight_sum, v.dtype) + weight
+        self.assign(weight_sum, total)
+        return v + weight / total * (ops.square(gradient) - v)
+
+    def direction(self, m: Tensor, v: Tensor, step: Tensor) -> Tensor:
+        """Adam's direction, without bias correction of the second moment."""
+        m_hat = m / equations.bias_correction(self.beta_1, step)
+        return equations.adam_direction(m_hat, v, self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        config = {**super().get_config(), "gamma": self.gamma}
+        del config["beta_2"]
+        return config

@@ -1,0 +1,220 @@
+"""AdaNorm: one norm correction in the moments of four Adam-like optimizers."""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import keras
+
+from keras_gradopt import arguments
+from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.equations import Tensor
+from keras_gradopt.optimizers.adam import AdaBelief, AdamCore, RAdam
+from keras_gradopt.optimizers.angulargrad import DiffGrad
+from keras_gradopt.optimizers.pipeline import Pipeline
+from keras_gradopt.transforms import CorrectNorm, register
+
+
+class _NormCorrected:
+    """Mixin for an Adam-like optimizer: its moments take norm-corrected gradients."""
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        gamma: float = 0.95,
+        corrected_moments: str = "first",
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self.gamma = arguments.decay_rate("gamma", gamma)
+        self.corrected_moments = arguments.choice(
+            "corrected_moments", corrected_moments, ["first", "second", "both"]
+        )
+        self._correction = Pipeline(self, [CorrectNorm(self.gamma)])
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slot variables, one set per model variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._correction.build(variables)
+        self._correction_slots = self._correction.slots
+
+    def moment_gradients(self, gradient: Tensor, variable: Any) -> tuple[Tensor, Tensor]:
+        """The gradients that the first and the second moment take."""
+        corrected, _ = self._correction(gradient, variable, 1.0)
+        return (
+            gradient if self.corrected_moments == "second" else corrected,
+            gradient if self.corrected_moments == "first" else corrected,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        return {
+            **super().get_config(),
+            "gamma": self.gamma,
+            "corrected_moments": self.corrected_moments,
+        }
+
+    def _steps(self) -> list[str]:
+        *steps, update = super()._steps()
+        moments = {"both": "both moments"}.get(
+            self.corrected_moments, f"the {self.corrected_moments} moment"
+        )
+        return [*steps, f"{CorrectNorm(self.gamma)!r} in {moments} of {update}"]
+
+
+@register
+class AdamNorm(_NormCorrected, AdamCore):
+    """AdamNorm: Adam whose first moment takes gradients of at least average norm.
+
+    `e <- gamma e + (1 - gamma) ||g||`; `s = (e / ||g||) g` where `e > ||g||`, else
+    `g`; `m <- beta_1 m + (1 - beta_1) s`, `v <- beta_2 v + (1 - beta_2) g^2`. The
+    norm is of each variable's whole gradient, `s = 0` where it is 0.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Defaults to `0.999`.
+        epsilon: see `AdamCore`. Defaults to `1e-8`.
+        gamma: decay of the average norm `e`, in [0, 1). Defaults to `0.95`.
+        corrected_moments: which moments take `s`: `"first"`, `"second"` or `"both"`
+            (the paper's Table 3). Defaults to `"first"`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.AdamNorm(gamma=0.9).gamma
+    0.9
+
+    Differences from the paper:
+        The released code is NaN after the first all-zero gradient; here `s = 0`.
+
+    Reference:
+        Dubey et al., AdaNorm, eq. 2-9.
+    """
+
+
+@register
+class DiffGradNorm(_NormCorrected, DiffGrad):
+    """diffGradNorm: `DiffGrad` with AdaNorm's correction; see `AdamNorm`.
+
+    The friction is of the uncorrected gradients.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Defaults to `0.999`.
+        epsilon: see `AdamCore`. Defaults to `1e-8`.
+        gamma: see `AdamNorm`. Defaults to `0.95`.
+        corrected_moments: see `AdamNorm`. Defaults to `"first"`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.DiffGradNorm().transforms
+    (DifferenceFriction(),)
+
+    Reference:
+        Dubey et al., AdaNorm, section 2 and supplement.
+    """
+
+
+@register
+class RAdamNorm(_NormCorrected, RAdam):
+    """RAdamNorm: `RAdam` with AdaNorm's correction; see `AdamNorm`.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Defaults to `0.999`.
+        epsilon: see `AdamCore`. Defaults to `1e-8`.
+        gamma: see `AdamNorm`. Defaults to `0.95`.
+        corrected_moments: see `AdamNorm`. Defaults to `"first"`.
+        rho_threshold: see `RAdam`. Defaults to `4.0`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.RAdamNorm(gamma=0.9).rho_threshold
+    4.0
+
+    Differences from the paper:
+        The released code resets `e` at every step, so that it never corrects and
+        equals RAdam; here `e` is kept.
+
+    Reference:
+        Dubey et al., AdaNorm, section 2 and supplement.
+    """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        gamma: float = 0.95,
+        corrected_moments: str = "first",
+        rho_threshold: float = 4.0,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            gamma,
+            corrected_moments,
+            rho_threshold=rho_threshold,
+            **keywords,
+        )
+
+
+@register
+class AdaBeliefNorm(_NormCorrected, AdaBelief):
+    """AdaBeliefNorm: `AdaBelief` with AdaNorm's correction; see `AdamNorm`.
+
+    The second moment is of the residual `s - m` of the corrected gradient.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Defaults to `0.999`.
+        epsilon: see `AdaBelief`. Defaults to `1e-8`.
+        gamma: see `AdamNorm`. Defaults to `0.95`.
+        corrected_moments: `"first"` is the paper's algorithm; as its residual holds
+            `s`, `"both"` is the same here. With `"second"`, `m` takes `g` and the
+            residual is still `s - m`. Defaults to `"first"`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.AdaBeliefNorm(epsilon=1e-12).epsilon
+    1e-12
+
+    Reference:
+        Dubey et al., AdaNorm, section 2 and supplement.
+    """
+
+    def moment_gradients(self, gradient: Tensor, variable: Any) -> tuple[Tensor, Tensor]:
+        """The gradients that the first moment and the residual take."""
+        first, second = super().moment_gradients(gradient, variable)
+        return first, first if self.corrected_moments == "first" else second

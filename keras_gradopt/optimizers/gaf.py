@@ -1,0 +1,147 @@
+"""GAF: an activation function on the gradient (Adam) or the velocity (SGD)."""
+
+from typing import Any, Unpack
+
+import keras
+from keras import ops
+
+from keras_gradopt import arguments
+from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.optimizers.adam import AdamCore
+from keras_gradopt.optimizers.pipeline import Pipelined, dense
+from keras_gradopt.transforms import Activate, register
+
+
+@register
+class GAFAdam(AdamCore):
+    """GAFAdam: Adam on activated gradients.
+
+    The same as `Transformed(AdamCore(...), [Activate(...)])`.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.001`.
+        beta_1: see `AdamCore`. Defaults to `0.9`.
+        beta_2: see `AdamCore`. Defaults to `0.999`.
+        epsilon: see `AdamCore`. Defaults to `1e-8`.
+        activation: `"arctan"`, `"tanh"` or `"log"`. Defaults to `"arctan"`.
+        alpha: scale of the activation's output, above 0. Defaults to `0.1`.
+        beta: scale of the activation's input, above 0. Defaults to `20.0`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras_gradopt
+    >>> keras_gradopt.GAFAdam(activation="tanh").transforms
+    (Activate(activation='tanh', alpha=0.1, beta=20.0),)
+
+    Reference:
+        Liu et al., Activated Gradients for Deep Neural Networks, section IV-A.
+    """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        activation: str = "arctan",
+        alpha: float = 0.1,
+        beta: float = 20.0,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self._run_first(Activate(activation, alpha, beta))
+
+
+@register
+class GAFSGD(Pipelined, keras.optimizers.SGD):
+    """GAFSGD: SGD with momentum whose velocity is activated before it is applied.
+
+    `u <- momentum u - learning_rate g`; `theta <- theta + act(u)`, where `act` is one
+    of `Activate`'s functions. The learning rate is inside the activation, so a step
+    is bounded by `alpha pi / 2` (`"arctan"`) and tiny steps are multiplied by
+    `alpha * beta`. With `learning_rate_inside=False`, as in the released code:
+    `u <- momentum u - g`; `theta <- theta + learning_rate act(u)`.
+
+    Args:
+        learning_rate: see `AdamCore`. Defaults to `0.01`.
+        momentum: in [0, 1]; 0 keeps no velocity. Defaults to `0.9`.
+        nesterov: whether to apply `act(momentum u - learning_rate g)` with the new
+            `u`. Defaults to `False`.
+        activation: `"arctan"`, `"tanh"` or `"log"`. Defaults to `"arctan"`.
+        alpha: scale of the activation's output, above 0. Defaults to `0.1`.
+        beta: scale of the activation's input, above 0. Defaults to `20.0`.
+        learning_rate_inside: whether the learning rate multiplies the gradient (the
+            paper) or the activated velocity (its code). Defaults to `True`.
+        **keywords: those of every Keras optimizer, see `AdamCore`.
+
+    Raises:
+        ValueError: for an argument out of range or unknown.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> optimizer = keras_gradopt.GAFSGD(learning_rate=1.0)
+    >>> weight = keras.Variable([0.0])
+    >>> optimizer.apply([keras.ops.array([1e6])], [weight])
+    >>> round(float(weight[0]), 4)  # -alpha * pi / 2
+    -0.1571
+
+    Reference:
+        Liu et al., Activated Gradients for Deep Neural Networks, Algorithm 1.
+    """
+
+    update_name = "SGD"
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.01,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        activation: str = "arctan",
+        alpha: float = 0.1,
+        beta: float = 20.0,
+        learning_rate_inside: bool = True,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            arguments.number("momentum", momentum, 0, 1),
+            arguments.flag("nesterov", nesterov),
+            **keywords,
+        )
+        self._activate = Activate(activation, alpha, beta)
+        self.learning_rate_inside = arguments.flag(
+            "learning_rate_inside", learning_rate_inside
+        )
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable and its velocity."""
+        gradient = dense(gradient, variable)
+        learning_rate = ops.cast(learning_rate, gradient.dtype)
+        step = -gradient * (learning_rate if self.learning_rate_inside else 1.0)
+        if self.momentum:
+            slot = self.momentums[self._get_variable_index(variable)]
+            velocity = self.momentum * ops.cast(slot, step.dtype) + step
+            self.assign(slot, ops.cast(velocity, slot.dtype))
+            step = self.momentum * velocity + step if self.nesterov else velocity
+        change = self._activate(step)
+        if not self.learning_rate_inside:
+            change = learning_rate * change
+        self.assign_add(variable, ops.cast(change, variable.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        return {
+            **super().get_config(),
+            **self._activate.get_config(),
+            "learning_rate_inside": self.learning_rate_inside,
+        }
+
+    def _steps(self) -> list[str]:
+        *steps, update = super()._steps()
+        where = "inside" if self.learning_rate_inside else "outside"
+        return [*steps, update, f"{self._activate!r} of the velocity, learning rate {where}"]

@@ -1,0 +1,240 @@
+"""How transforms run at an optimizer's `update_step`: one mechanism for all.
+
+`Pipeline` runs transforms and owns their slots. `Pipelined` puts one in front of
+the update of a Keras optimizer class; `Transformed` (in its own module) in front of
+that of an optimizer object.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gradopt import arguments
+from keras_gradopt.equations import Tensor, wide_dtype
+from keras_gradopt.transforms import Transform
+
+
+def dense(gradient: Any, variable: Any) -> Tensor:
+    """The gradient as a dense tensor, in the dtype to compute in.
+
+    An embedding's gradient on TensorFlow holds only the rows that occurred; rows
+    that did not have gradient zero.
+    """
+    if hasattr(gradient, "indices") and hasattr(gradient, "values"):
+        rows = ops.expand_dims(gradient.indices, -1)
+        gradient = ops.scatter(rows, gradient.values, variable.shape)
+    return ops.cast(gradient, wide_dtype(variable.dtype))
+
+
+class Pipeline:
+    """Transforms in order, with their slots among the variables of one optimizer.
+
+    The slots belong to the optimizer, so whatever it does with its variables (save,
+    restore, mirror, leave as they were at a skipped step) includes them.
+
+    Args:
+        optimizer: the optimizer at whose `update_step` the transforms act.
+        transforms: the transforms, first to last.
+
+    Raises:
+        ValueError: if something in `transforms` is not a transform.
+    """
+
+    def __init__(
+        self, optimizer: keras.optimizers.Optimizer, transforms: Sequence[Transform]
+    ) -> None:
+        if not isinstance(transforms, (list, tuple)):
+            raise arguments.refuse("transforms", transforms, "a list of transforms")
+        for transform in transforms:
+            if not isinstance(transform, Transform):
+                is_class = isinstance(transform, type)
+                hint = f": call {transform.__name__}(...)" if is_class else ""
+                raise arguments.refuse(
+                    "transforms",
+                    transform,
+                    "a list of keras_gradopt.transforms.Transform objects" + hint,
+                )
+        self.transforms = tuple(transforms)
+        self._optimizer = optimizer
+        self._plans: list[list[Any]] = []
+        self._slots: list[list[list[keras.Variable]]] = []
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slots, transform by transform, variable by variable."""
+        self._plans = [transform.plan(variables) for transform in self.transforms]
+        self._slots = [
+            [self._add_slots(transform, position, v) for v in variables]
+            for position, transform in enumerate(self.transforms)
+        ]
+
+    def _add_slots(self, transform, position, variable):
+        if getattr(variable, "overwrite_with_gradient", False):
+            return []  # no gradient step, hence no slots, in Keras' optimizers too
+        kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(transform).__name__).lower()
+        prefix = f"{kind}_{position}"
+        variables = []
+        for slot in transform.slots:
+            initial = keras.initializers.Constant(slot.initial)
+            if slot.scalar:
+                added = add_scalar(
+                    self._optimizer, variable, f"{prefix}_{slot.name}", initial
+                )
+            else:
+                added = self._optimizer.add_variable_from_reference(
+                    variable, f"{prefix}_{slot.name}", initial
+                )
+            variables.append(added)
+        return variables
+
+    @property
+    def slots(self) -> list[keras.Variable]:
+        """All slot variables, flat, in the order in which they are saved."""
+        return [slot for rows in self._slots for row in rows for slot in row]
+
+    def __call__(
+        self, gradient: Any, variable: Any, learning_rate: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the transforms on what `update_step` received, and moves their slots.
+
+        Returns:
+            The gradient and the learning rate for the optimizer's own update. After
+            a friction the learning rate has the variable's shape.
+        """
+        if not self.transforms:
+            return gradient, learning_rate
+        # the one index that Keras documents for its optimizers' `update_step`
+        index = self._optimizer._get_variable_index(variable)
+        gradient = dense(gradient, variable)
+        learning_rate = ops.cast(learning_rate, gradient.dtype)
+        for transform, plans, rows in zip(self.transforms, self._plans, self._slots):
+            values = [ops.cast(slot, gradient.dtype) for slot in rows[index]]
+            result = transform.apply(gradient, values, plans[index])
+            for slot, value in zip(rows[index], result.slots):
+                self._optimizer.assign(slot, ops.cast(value, slot.dtype))
+            gradient = result.gradient
+            if result.coefficient is not None:
+                learning_rate = learning_rate * result.coefficient
+        return gradient, learning_rate
+
+
+def add_scalar(
+    optimizer: keras.optimizers.Optimizer,
+    variable: keras.Variable,
+    name: str,
+    initializer: Any = "zeros",
+) -> keras.Variable:
+    """Adds a slot of one number for `variable`, float32 or wider."""
+    label = getattr(variable, "path", variable.name).replace("/", "_")
+    return optimizer.add_variable(
+        (), initializer, wide_dtype(variable.dtype), name=f"{label}_{name}"
+    )
+
+
+def load_state(optimizer: keras.optimizers.Optimizer, store: Mapping[str, Any]) -> None:
+    """Assigns saved state to a built optimizer's variables.
+
+    Raises:
+        ValueError: if number or shapes of the saved variables differ. Nothing is
+            assigned then.
+    """
+    variables = optimizer.variables
+    saved = {key: tuple(store[key].shape) for key in store.keys()}
+    problems = [
+        f"{variable.path}: here {tuple(variable.shape)}, saved "
+        f"{saved.get(str(i), 'nothing')}"
+        for i, variable in enumerate(variables)
+        if saved.get(str(i)) != tuple(variable.shape)
+    ]
+    expected = {str(i) for i in range(len(variables))}
+    surplus = sorted(saved.keys() - expected, key=lambda k: (len(k), k))
+    problems += [f"saved number {k} {saved[k]}: nothing here" for k in surplus]
+    if problems:
+        shown = "\n  ".join(problems[:8])
+        more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(
+            f"The saved state is not of this optimizer ({optimizer!r}). It has "
+            f"{len(saved)} variables, this one {len(variables)}. Differences:"
+            f"\n  {shown}{more}\nTo use the weights of the model alone, load them "
+            "before `compile`."
+        )
+    for i, variable in enumerate(variables):
+        variable.assign(store[str(i)])
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    """The settings in an optimizer's config that are set, for its `repr`."""
+    unused = {"name"}
+    if not config.get("use_ema"):
+        unused |= {"ema_momentum", "ema_overwrite_frequency"}
+    return ", ".join(
+        # the learning rate is kept in float32: show it as it was given
+        f"{name}={round(value, 9) if isinstance(value, float) else value!r}"
+        for name, value in config.items()
+        if name not in unused and value is not None and value is not False
+    )
+
+
+class Pipelined:
+    """Mixin for a Keras optimizer class: transforms run before its own update.
+
+    Also checks the keywords that all optimizers share, refuses saved state of
+    another optimizer, and shows the pipeline in `repr`.
+    """
+
+    update_name = "Adam"
+
+    def __init__(self, learning_rate: Any, *args: Any, **keywords: Any) -> None:
+        own = inspect.signature(type(self).__init__).parameters
+        super().__init__(
+            arguments.learning_rate(learning_rate),
+            *args,
+            **arguments.optimizer_keywords(set(own) - {"self", "keywords"}, keywords),
+        )
+        self._run_first()
+
+    def _run_first(self, *transforms: Transform) -> None:
+        self._pipeline = Pipeline(self, transforms)
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transforms that run before the update, first to last."""
+        return self._pipeline.transforms
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slot variables, one set per model variable."""
+        if self.built:
+            return
+        super().build(variables)
+        self._pipeline.build(variables)
+        self._transform_slots = self._pipeline.slots
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Transforms the gradient, then updates one variable."""
+        gradient, learning_rate = self._pipeline(gradient, variable, learning_rate)
+        super().update_step(gradient, variable, learning_rate)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Restores the state; raises `ValueError` if it is of another optimizer."""
+        if not self.built:
+            super().load_own_variables(store)  # Keras' warning: nothing to restore to
+            return
+        load_state(self, store)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        config = super().get_config()
+        for transform in self.transforms:
+            config.update(transform.get_config())
+        return config
+
+    def _steps(self) -> list[str]:
+        own = super().get_config()
+        steps = [repr(transform) for transform in self.transforms]
+        return [*steps, f"{self.update_name}({settings(own)})"]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: gradient -> {' -> '.join(self._steps())}>"

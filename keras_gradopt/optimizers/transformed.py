@@ -1,0 +1,185 @@
+"""Transforms in front of any Keras optimizer object."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_gradopt import arguments
+from keras_gradopt.optimizers.pipeline import Pipeline, load_state, settings
+from keras_gradopt.transforms import Transform, register
+
+
+@register
+class Transformed(keras.optimizers.Optimizer):
+    """Any Keras optimizer, with gradient transforms in front of its update.
+
+    The transforms run left to right on what the inner optimizer's `update_step`
+    would have received: gradients after unscaling, accumulation, clipping and the
+    all-reduce. A friction scales the learning rate that the inner update sees. The
+    inner optimizer keeps doing all the rest, with its own settings: weight decay,
+    clipping, accumulation, moving averages, schedules. With an empty list it is the
+    inner optimizer, bit for bit.
+
+    Everything of the inner optimizer can be read and set here: `learning_rate`,
+    `iterations`, `momentum` and so on. The slots of the transforms come after the
+    inner optimizer's own in `variables`.
+
+    Args:
+        inner_optimizer: a Keras optimizer with an `update_step` of its own, not yet
+            built. From now on it belongs to this object. (For `LossScaleOptimizer`
+            and `MultiOptimizer`: transform the optimizers inside them.)
+        transforms: a list of `keras_gradopt.transforms.Transform` objects.
+        name: a new name for the optimizer. Defaults to the inner optimizer's.
+
+    Raises:
+        ValueError: if `inner_optimizer` is no such optimizer or belongs to another
+            `Transformed` already, or something in `transforms` is not a transform.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> from keras_gradopt.transforms import Activate, AngularFriction
+    >>> optimizer = keras_gradopt.Transformed(
+    ...     keras.optimizers.Lion(1e-4), [Activate("tanh"), AngularFriction("cos")]
+    ... )
+    >>> [type(transform).__name__ for transform in optimizer.transforms]
+    ['Activate', 'AngularFriction']
+    >>> round(float(optimizer.learning_rate), 6)
+    0.0001
+    """
+
+    # Base.__init__ is not called on purpose: it would make a second set of settings
+    # and counters. This object has no state but the following; see __getattr__.
+    _OWN = ("_lock", "inner_optimizer", "_pipeline")
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        transforms: Sequence[Transform],
+        name: str | None = None,
+    ) -> None:
+        _check_inner(inner_optimizer)
+        pipeline = Pipeline(inner_optimizer, transforms)
+        self._lock = False
+        self.inner_optimizer = inner_optimizer
+        self._pipeline = pipeline
+        if name is not None:
+            self.name = arguments.text("name", name)
+        if self.transforms:
+            _intercept_update_step(inner_optimizer, pipeline)
+
+    def __getattr__(self, name: str) -> Any:
+        # TensorFlow keeps what a checkpoint holds in `_self_...` of each object.
+        if name in self._OWN or name.startswith("_self_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.inner_optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._OWN or name.startswith("_self_"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner_optimizer, name, value)
+
+    def __dir__(self) -> Iterable[str]:
+        # Keras saves the state of every optimizer that dir() lists; the state of the
+        # inner one is this object's state already.
+        return [name for name in super().__dir__() if name != "inner_optimizer"]
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transforms that run before the update, first to last."""
+        return self._pipeline.transforms
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the slot variables, one set per model variable."""
+        if self.built:
+            return
+        self.inner_optimizer.build(variables)
+        self._pipeline.build(variables)
+        self._transform_slots = self._pipeline.slots
+
+    def apply(
+        self,
+        grads: Sequence[Any],
+        trainable_variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
+        """Updates the variables by their gradients, building first if necessary."""
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            if len(grads) and not self.built:
+                self.build(trainable_variables)
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Restores the state; raises `ValueError` if it is of another optimizer."""
+        if not self.built:
+            super().load_own_variables(store)  # Keras' warning: nothing to restore to
+            return
+        load_state(self, store)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "inner_optimizer": serialize(self.inner_optimizer),
+            "transforms": [serialize(transform) for transform in self.transforms],
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "Transformed":
+        """Creates the optimizer from what `get_config` returned."""
+
+        def deserialize(item):
+            return keras.saving.deserialize_keras_object(item, custom_objects)
+
+        transforms = [deserialize(item) for item in config["transforms"]]
+        return cls(deserialize(config["inner_optimizer"]), transforms)
+
+    def __repr__(self) -> str:
+        inner = self.inner_optimizer
+        update = f"{type(inner).__name__}({settings(inner.get_config())})"
+        steps = " -> ".join([*map(repr, self.transforms), update])
+        return f"<{type(self).__name__}: gradient -> {steps}>"
+
+
+def _check_inner(inner: Any) -> None:
+    optimizer_class = keras.optimizers.Optimizer
+    allowed = "a keras.optimizers.Optimizer object"
+    if isinstance(inner, type):
+        allowed += f": call {inner.__name__}(...)"
+    if not isinstance(inner, optimizer_class):
+        raise arguments.refuse("inner_optimizer", inner, allowed)
+    if isinstance(inner, Transformed) or "update_step" in vars(inner):
+        raise arguments.refuse(
+            "inner_optimizer",
+            inner,
+            "an optimizer that is not Transformed already: give one Transformed all "
+            "transforms, in one list",
+        )
+    if type(inner).update_step is optimizer_class.update_step:
+        raise arguments.refuse(
+            "inner_optimizer",
+            inner,
+            "an optimizer with an `update_step` of its own; to transform what is "
+            f"inside {type(inner).__name__}, pass Transformed optimizers to it",
+        )
+    if inner.built:
+        raise arguments.refuse("inner_optimizer", inner, "an optimizer not yet built")
+
+
+def _intercept_update_step(inner: Any, pipeline: Pipeline) -> None:
+    public = getattr(keras.optimizers, type(inner).__name__, None)
+    if keras.backend.backend() == "torch" and public in type(inner).__mro__:
+        # On PyTorch Keras gives Adam and others a subclass that updates all variables
+        # at once and never calls `update_step`; the public class itself does.
+        inner.__class__ = public
+    update_step = inner.update_step
+
+    def transformed_update_step(gradient, variable, learning_rate):
+        gradient, learning_rate = pipeline(gradient, variable, learning_rate)
+        update_step(gradient, variable, learning_rate)
+
+    inner.update_step = transformed_update_step

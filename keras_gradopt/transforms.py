@@ -1,0 +1,463 @@
+"""Gradient transforms: each paper's idea, for any optimizer.
+
+A transform is configuration plus a pure function. It states which slot variables
+it needs per model variable; an optimizer creates them, and at each step calls
+`apply` with the gradient and the values of the slots. One transform object may
+therefore serve several optimizers, and stand twice in one list.
+"""
+
+import gc
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import keras
+
+from keras_gradopt import arguments, equations
+from keras_gradopt.equations import Tensor
+
+register = keras.saving.register_keras_serializable(package="keras_gradopt")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot variable that a transform keeps for each model variable.
+
+    Args:
+        name: what it holds.
+        scalar: one number per variable, float32 or wider, instead of a tensor of
+            the variable's shape and dtype. Defaults to `False`.
+        initial: its value before the first step. Defaults to `0.0`.
+    """
+
+    name: str
+    scalar: bool = False
+    initial: float = 0.0
+
+
+class Result(NamedTuple):
+    """What `Transform.apply` returns.
+
+    Attributes:
+        gradient: the gradient for whatever comes next, of the same shape.
+        coefficient: factor of the learning rate, broadcastable to the gradient's
+            shape, or `None` for 1.
+        slots: the new values of the slots, in the order of `Transform.slots`.
+    """
+
+    gradient: Tensor
+    coefficient: Tensor | None = None
+    slots: Sequence[Tensor] = ()
+
+
+class Transform:
+    """Base class of the gradient transforms.
+
+    A subclass implements `apply` and `get_config`; it lists `slots` if it has
+    memory, and overrides `plan` if it treats variables differently.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> class Halve(keras_gradopt.transforms.Transform):
+    ...     def apply(self, gradient, slots, plan):
+    ...         return keras_gradopt.transforms.Result(0.5 * gradient)
+    >>> optimizer = keras_gradopt.Transformed(keras.optimizers.SGD(1.0), [Halve()])
+    >>> weight = keras.Variable([1.0])
+    >>> optimizer.apply([keras.ops.ones(1)], [weight])
+    >>> float(weight[0])
+    0.5
+    """
+
+    slots: ClassVar[tuple[Slot, ...]] = ()
+
+    def plan(self, variables: Sequence[keras.Variable]) -> list[Any]:
+        """What `apply` must know of each variable; called when one is built.
+
+        Args:
+            variables: the model variables, in the optimizer's order.
+
+        Returns:
+            One entry per variable, given to `apply` as `plan`.
+        """
+        return [None] * len(variables)
+
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
+        """Transforms one gradient. A pure function.
+
+        Args:
+            gradient: gradient of one variable, float32 or wider.
+            slots: values of this transform's slots for the variable.
+            plan: the variable's entry of `plan`.
+
+        Returns:
+            A `Result`.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Transform":
+        """Creates the transform from what `get_config` returned."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        config = self.get_config().items()
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config)})"
+
+
+@register
+class DifferenceFriction(Transform):
+    """diffGrad's friction: the step is multiplied by `sigmoid(|g_{t-1} - g_t|)`.
+
+    Elementwise, with `g_0 = 0`. The coefficient is in [0.5, 1): a gradient that
+    stays the same halves the step. Takes no arguments. Keeps one slot, the
+    previous gradient.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> optimizer = keras_gradopt.Transformed(
+    ...     keras.optimizers.SGD(1.0), [keras_gradopt.transforms.DifferenceFriction()]
+    ... )
+    >>> weight = keras.Variable([0.0])
+    >>> for _ in range(2):  # the second gradient equals the first: half a step
+    ...     optimizer.apply([keras.ops.array([2.0])], [weight])
+    >>> round(float(weight[0]), 4)
+    -2.7616
+
+    Reference:
+        Dubey et al. (2019), diffGrad; AngularGrad eq. 9.
+    """
+
+    slots = (Slot("previous_gradient"),)
+
+    def apply(self, gradient, slots, plan):
+        (previous,) = slots
+        coefficient = equations.difference_friction(gradient, previous)
+        return Result(gradient, coefficient, [gradient])
+
+
+@register
+class AngularFriction(Transform):
+    """AngularGrad's friction: the step is multiplied by `lambda_1 tanh|f(A)| + lambda_2`.
+
+    `A` is the smaller of this step's and the previous step's angle between
+    consecutive gradients, elementwise: `A_t = arctan |(g_t - g_{t-1}) /
+    (1 + g_t g_{t-1})|`, `g_0 = 0`. With the default weights the coefficient is in
+    [0.5, 0.881] for `"cos"` and in [0.5, 1] for `"tan"`.
+
+    Keeps two slots: the previous gradient and the previous `tan A` (infinite
+    before the first step, where there is no angle yet).
+
+    Args:
+        angle: f, `"cos"` or `"tan"`. Defaults to `"cos"`.
+        lambda_1: weight of the angle, at least 0. Defaults to `0.5`.
+        lambda_2: the smallest coefficient, at least 0. Defaults to `0.5`.
+
+    Raises:
+        ValueError: for an argument out of range, or if both weights are 0.
+
+    Example:
+
+    >>> from keras_gradopt.transforms import AngularFriction
+    >>> AngularFriction("tan")
+    AngularFriction(angle='tan', lambda_1=0.5, lambda_2=0.5)
+
+    Reference:
+        Roy et al., AngularGrad, Algorithm 2 and eq. 13-15.
+    """
+
+    slots = (Slot("previous_gradient"), Slot("previous_ratio", initial=math.inf))
+
+    def __init__(
+        self, angle: str = "cos", lambda_1: float = 0.5, lambda_2: float = 0.5
+    ) -> None:
+        self.angle = arguments.choice("angle", angle, ["cos", "tan"])
+        self.lambda_1 = arguments.number("lambda_1", lambda_1, 0)
+        self.lambda_2 = arguments.number("lambda_2", lambda_2, 0)
+        if self.lambda_1 == self.lambda_2 == 0:
+            raise arguments.refuse("lambda_2", lambda_2, "above 0 when lambda_1 is 0")
+
+    def apply(self, gradient, slots, plan):
+        previous, previous_ratio = slots
+        ratio = equations.angular_ratio(gradient, previous)
+        coefficient = equations.angular_friction(
+            keras.ops.minimum(previous_ratio, ratio),
+            self.angle,
+            self.lambda_1,
+            self.lambda_2,
+        )
+        return Result(gradient, coefficient, [gradient, ratio])
+
+    def get_config(self):
+        return {
+            "angle": self.angle,
+            "lambda_1": self.lambda_1,
+            "lambda_2": self.lambda_2,
+        }
+
+
+@register
+class CorrectNorm(Transform):
+    """AdaNorm's correction: a gradient shorter than the average is lengthened to it.
+
+    `e <- gamma e + (1 - gamma) ||g||`, `e_0 = 0`; `g <- (e / ||g||) g` where
+    `e > ||g||`. The L2 norm is of one variable's whole gradient. A zero gradient
+    stays zero. `e` has no bias correction, so nothing is corrected at first.
+
+    Here the correction acts on all that the optimizer sees. `AdamNorm` and its
+    siblings can confine it to one of Adam's moments, as the paper does.
+
+    Keeps one scalar slot, `e`.
+
+    Args:
+        gamma: decay of the average norm, in [0, 1). `0` corrects nothing.
+            Defaults to `0.95`.
+
+    Raises:
+        ValueError: if `gamma` is out of range.
+
+    Example:
+
+    >>> from keras_gradopt.transforms import CorrectNorm
+    >>> CorrectNorm(0.9)
+    CorrectNorm(gamma=0.9)
+
+    Reference:
+        Dubey et al., AdaNorm, eq. 2-4.
+    """
+
+    slots = (Slot("norm_average", scalar=True),)
+
+    def __init__(self, gamma: float = 0.95) -> None:
+        self.gamma = arguments.decay_rate("gamma", gamma)
+
+    def apply(self, gradient, slots, plan):
+        (average,) = slots
+        gradient, average = equations.norm_correction(gradient, average, self.gamma)
+        return Result(gradient, slots=[average])
+
+    def get_config(self):
+        return {"gamma": self.gamma}
+
+
+@register
+class ScaleByL1Norm(Transform):
+    """AdaL's transformation: `g <- ||g||_1 g`, the norm of the variable's whole gradient.
+
+    An optimizer that is indifferent to the scale of gradients, as Adam is, sees
+    only the *change* of the norm over its memory. Takes no arguments, has no slots.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> optimizer = keras_gradopt.Transformed(
+    ...     keras.optimizers.SGD(1.0), [keras_gradopt.transforms.ScaleByL1Norm()]
+    ... )
+    >>> weight = keras.Variable([0.0, 0.0])
+    >>> optimizer.apply([keras.ops.array([1.0, -2.0])], [weight])
+    >>> [float(w) for w in weight]
+    [-3.0, 6.0]
+
+    Reference:
+        Zhang et al., AdaL, Algorithm 1.
+    """
+
+    def apply(self, gradient, slots, plan):
+        return Result(equations.l1_scaling(gradient))
+
+
+@register
+class Activate(Transform):
+    """GAF: an activation function acts on the gradient, elementwise.
+
+    `"arctan"`: `alpha arctan(beta g)`; `"tanh"`: `alpha tanh(beta g)`; `"log"`:
+    `alpha sign(g) ln(1 + beta |g|)`. Tiny gradients are multiplied by
+    `alpha * beta`, large ones are bounded (slowed, for `"log"`).
+
+    Args:
+        activation: `"arctan"`, `"tanh"` or `"log"`. Defaults to `"arctan"`.
+        alpha: scale of the output, above 0. Defaults to `0.1`.
+        beta: scale of the input, above 0. Defaults to `20.0`.
+
+    Raises:
+        ValueError: for an unknown activation or a scale that is not positive.
+
+    Example:
+
+    >>> from keras_gradopt.transforms import Activate
+    >>> Activate("tanh", 0.2, 10)
+    Activate(activation='tanh', alpha=0.2, beta=10.0)
+
+    Reference:
+        Liu et al., Activated Gradients for Deep Neural Networks, sections III-IV.
+    """
+
+    def __init__(
+        self, activation: str = "arctan", alpha: float = 0.1, beta: float = 20.0
+    ) -> None:
+        self.activation = arguments.choice(
+            "activation", activation, equations.ACTIVATIONS
+        )
+        self.alpha = arguments.positive("alpha", alpha)
+        self.beta = arguments.positive("beta", beta)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The activation function itself, for a tensor of any shape."""
+        return equations.gradient_activation(
+            x, self.activation, self.alpha, self.beta
+        )
+
+    def apply(self, gradient, slots, plan):
+        return Result(self(gradient))
+
+    def get_config(self):
+        return {"activation": self.activation, "alpha": self.alpha, "beta": self.beta}
+
+
+@register
+class Whiten(Transform):
+    """WGD: subtracts the mean from the gradient of every convolution kernel.
+
+    With `mean_over="kernels"` the mean kernel of the layer is subtracted from each
+    of its kernels (eq. 11); with `"entries"` each kernel's own mean is (eq. 13-14),
+    which is gradient centralization (Yong et al. 2020).
+
+    Which variables are convolution kernels, and which of their axes count kernels,
+    is read off the layers that own them: Conv1D-3D `(..., in, out)`, their
+    transposes `(..., out, in)`, depthwise `(..., in, multiplier)` where a kernel is
+    one (in, multiplier) pair, both kernels of separable layers, ConvLSTM. Variables
+    of all other layers are left alone. A variable that no layer owns is taken for a
+    Conv kernel if it has rank 3, 4 or 5. A variable with one kernel only (or kernels
+    of one entry, for `"entries"`) is left alone, as its gradient would vanish.
+
+    Has no slots.
+
+    Args:
+        mean_over: `"kernels"` or `"entries"`. Defaults to `"kernels"`.
+
+    Raises:
+        ValueError: for any other value of `mean_over`.
+
+    Warns:
+        UserWarning: when built on variables without a single convolution kernel,
+            where it changes nothing.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> layer = keras.layers.Conv2D(2, 1, use_bias=False)
+    >>> layer.build((None, 8, 8, 1))
+    >>> layer.kernel.assign(keras.ops.zeros((1, 1, 1, 2)));
+    >>> optimizer = keras_gradopt.Transformed(
+    ...     keras.optimizers.SGD(1.0), [keras_gradopt.transforms.Whiten()]
+    ... )
+    >>> gradient = keras.ops.array([1.0, 3.0])
+    >>> optimizer.apply([keras.ops.reshape(gradient, (1, 1, 1, 2))], [layer.kernel])
+    >>> [float(w) for w in keras.ops.ravel(layer.kernel)]
+    [1.0, -1.0]
+
+    Reference:
+        Gholamalinejad and Khosravi, Whitened gradient descent, section 3.
+    """
+
+    def __init__(self, mean_over: str = "kernels") -> None:
+        self.mean_over = arguments.choice(
+            "mean_over", mean_over, ["kernels", "entries"]
+        )
+
+    def plan(self, variables):
+        kernel_axes = _convolution_kernel_axes(variables)
+        plans = []
+        for variable, axes in zip(variables, kernel_axes):
+            if axes is not None and self.mean_over == "entries":
+                axes = tuple(a for a in range(len(variable.shape)) if a not in axes)
+            if axes is not None:
+                averaged = math.prod(variable.shape[axis] for axis in axes)
+                axes = axes if averaged > 1 else None
+            plans.append(axes)
+        if not any(plans):
+            warnings.warn(
+                f"{self!r} changes nothing here: none of the {len(plans)} variables "
+                "is a convolution kernel with a mean to subtract.",
+                stacklevel=2,
+            )
+        return plans
+
+    def apply(self, gradient, slots, plan):
+        return Result(gradient if plan is None else equations.whiten(gradient, plan))
+
+    def get_config(self):
+        return {"mean_over": self.mean_over}
+
+
+_layers = keras.layers
+_CONV = (-1,)
+_TRANSPOSED = (-2,)
+_DEPTHWISE = (-2, -1)
+# (layer classes, name of the weight, axes that count its kernels)
+_CONVOLUTIONS = (
+    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), "kernel", _CONV),
+    (
+        (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
+        "kernel",
+        _TRANSPOSED,
+    ),
+    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), "kernel", _DEPTHWISE),
+    (
+        (_layers.SeparableConv1D, _layers.SeparableConv2D),
+        "depthwise_kernel",
+        _DEPTHWISE,
+    ),
+    ((_layers.SeparableConv1D, _layers.SeparableConv2D), "pointwise_kernel", _CONV),
+    (
+        (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D),
+        "kernel",
+        _CONV,
+    ),
+    (
+        (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D),
+        "recurrent_kernel",
+        _CONV,
+    ),
+)
+
+
+def _convolution_kernel_axes(
+    variables: Sequence[keras.Variable],
+) -> list[tuple[int, ...] | None]:
+    """For each variable the axes that count its kernels, or None.
+
+    A variable does not know its layer, and neither its shape nor its name tells a
+    Conv2D kernel from a transposed or depthwise one, or from an attention kernel. So
+    look for the layers that own these variables among all living layers.
+    """
+    wanted = {id(variable) for variable in variables}
+    owned, axes_of = set(), {}
+    for layer in gc.get_objects():
+        if not issubclass(type(layer), _layers.Layer) or not layer.built:
+            continue
+        weights = {id(weight): weight.name for weight in layer.weights}
+        weights = {key: weights[key] for key in weights.keys() & wanted}
+        owned |= weights.keys()
+        for classes, weight_name, axes in _CONVOLUTIONS:
+            if isinstance(layer, classes):
+                for key, name in weights.items():
+                    if name == weight_name:
+                        axes_of[key] = axes
+
+    def axes(variable):
+        rank = len(variable.shape)
+        if id(variable) in owned:
+            found = axes_of.get(id(variable))
+        else:
+            found = _CONV if rank in (3, 4, 5) else None
+        return None if found is None else tuple(axis % rank for axis in found)
+
+    return [axes(variable) for variable in variables]
