@@ -13,6 +13,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,13 +24,34 @@ Tensor = Any
 
 def wide_dtype(dtype: Any) -> str:
     """The dtype to compute in: float32, or `dtype` when that is wider."""
-    return keras.backend.result_type(keras.backend.standardize_dtype(dtype), "float32")
+    is_double = keras.backend.standardize_dtype(dtype) == "float64"
+    return "float64" if is_double else "float32"
 
 
 def _largest(x: Tensor) -> float:
-    # A finite bound just below overflow, exact in float32 and float64.
-    double = keras.backend.standardize_dtype(x.dtype) == "float64"
-    return 2.0**1023 if double else 2.0**127
+    # A finite bound just below overflow, exact in the dtype.
+    return 2.0**1023 if wide_dtype(x.dtype) == "float64" else 2.0**127
+
+
+def _smaller(a: Tensor, b: Any) -> Tensor:
+    # ops.minimum, which rounds float64 to float32 on PyTorch
+    return ops.where(a < b, a, b)
+
+
+def _in_full_precision(name: str) -> Callable[[Tensor], Tensor]:
+    # `keras.ops.<name>`, which rounds float64 to float32 on JAX
+    def function(x: Tensor) -> Tensor:
+        if keras.backend.backend() == "jax" and wide_dtype(x.dtype) == "float64":
+            import jax.numpy
+
+            return getattr(jax.numpy, name)(x)
+        return getattr(ops, name)(x)
+
+    return function
+
+
+_tanh = _in_full_precision("tanh")
+_arctan = _in_full_precision("arctan")
 
 
 def moving_average(average: Tensor, value: Tensor, decay: Any) -> Tensor:
@@ -76,8 +98,9 @@ def rectification(
     small = x < 0.1
     x_small = ops.where(small, x, 0.0)
     x_large = ops.where(small, 1.0, x)
-    series = x_small * (0.5 - x_small * (1 / 12 - x_small**2 * (1 / 720 - x_small**2 / 30240)))
-    direct = 1 - x_large / ops.expm1(ops.minimum(x_large, 80.0))
+    squared = ops.square(x_small)
+    series = x_small / 2 - squared * (1 / 12 - squared * (1 / 720 - squared / 30240))
+    direct = 1 - x_large / ops.expm1(x_large)
     rho = (rho_inf + 2 / log) - 2 / log * ops.where(small, series, direct)
     rectified = rho > rho_threshold
     safe = ops.where(rectified, rho, 5.0)
@@ -104,19 +127,21 @@ def angular_ratio(gradient: Tensor, previous: Tensor) -> Tensor:
 
 
 def angular_friction(
-    ratio: Tensor, angle: str, lambda_1: float, lambda_2: float
+    ratio: Tensor, previous_ratio: Tensor, angle: str, lambda_1: float, lambda_2: float
 ) -> Tensor:
-    """AngularGrad's coefficient `lambda_1 tanh|f(A)| + lambda_2` (eq. 13).
+    """AngularGrad's coefficient `lambda_1 tanh|f(A_min)| + lambda_2` (eq. 13, 15).
 
     Args:
-        ratio: `tan A`, from `angular_ratio`.
+        ratio: `tan A_t`, from `angular_ratio`.
+        previous_ratio: `tan A_{t-1}`; the smaller angle has the smaller tangent.
         angle: f: `"cos"`, as `cos(arctan x) = 1 / sqrt(1 + x^2)`, or `"tan"`, x.
         lambda_1: weight of the angle.
         lambda_2: the smallest coefficient.
     """
+    ratio = _smaller(previous_ratio, ratio)
     if angle == "cos":
         ratio = 1 / ops.sqrt(1 + ops.square(ratio))
-    return lambda_1 * ops.tanh(ratio) + lambda_2
+    return lambda_1 * _tanh(ratio) + lambda_2
 
 
 def l2_norm(gradient: Tensor) -> Tensor:
@@ -159,10 +184,10 @@ def l1_scaling(gradient: Tensor) -> Tensor:
 
 
 def _log_activation(x: Tensor) -> Tensor:
-    return ops.sign(x) * ops.log1p(ops.minimum(ops.abs(x), _largest(x)))
+    return ops.sign(x) * ops.log1p(_smaller(ops.abs(x), _largest(x)))
 
 
-ACTIVATIONS = {"arctan": ops.arctan, "tanh": ops.tanh, "log": _log_activation}
+ACTIVATIONS = {"arctan": _arctan, "tanh": _tanh, "log": _log_activation}
 
 
 def gradient_activation(
@@ -174,4 +199,5 @@ def gradient_activation(
 
 def whiten(gradient: Tensor, axes: tuple[int, ...]) -> Tensor:
     """WGD: `h = g - mean(g)`, the mean over `axes` (eq. 11, eq. 13-14)."""
-    return gradient - ops.mean(gradient, axis=axes, keepdims=True)
+    count = math.prod(gradient.shape[axis] for axis in axes)
+    return gradient - ops.sum(gradient, axis=axes, keepdims=True) / count

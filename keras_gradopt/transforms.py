@@ -188,10 +188,7 @@ class AngularFriction(Transform):
         previous, previous_ratio = slots
         ratio = equations.angular_ratio(gradient, previous)
         coefficient = equations.angular_friction(
-            keras.ops.minimum(previous_ratio, ratio),
-            self.angle,
-            self.lambda_1,
-            self.lambda_2,
+            ratio, previous_ratio, self.angle, self.lambda_1, self.lambda_2
         )
         return Result(gradient, coefficient, [gradient, ratio])
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_gradopt import arguments, equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
-from keras_gradopt.equations import Tensor
+from keras_gradopt.equations import Tensor, wide_dtype
 from keras_gradopt.optimizers.pipeline import Pipelined, add_scalar, dense
 from keras_gradopt.transforms import register
 
@@ -31,7 +31,7 @@ class _AdamUpdate(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         gradient = dense(gradient, variable)
-        dtype = gradient.dtype
+        dtype = wide_dtype(variable.dtype)
         first, second = self.moment_gradients(gradient, variable)
         m_slot, v_slot = self._momentums[index], self._velocities[index]
         m = equations.moving_average(ops.cast(m_slot, dtype), first, self.beta_1)
@@ -267,8 +267,9 @@ class NosAdam(AdamCore):
     ) -> Tensor:
         """The new weighted mean of squared gradients."""
         weight_sum = self._weight_sums[index]
-        weight = ops.power(ops.cast(self.iterations + 1, v.dtype), -self.gamma)
-        total = ops.cast(weight_sum, v.dtype) + weight
+        step = ops.cast(self.iterations + 1, weight_sum.dtype)
+        weight = ops.power(step, -self.gamma)
+        total = weight_sum + weight
         self.assign(weight_sum, total)
         return v + weight / total * (ops.square(gradient) - v)
 

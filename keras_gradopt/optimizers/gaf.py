@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.equations import wide_dtype
 from keras_gradopt.optimizers.adam import AdamCore
 from keras_gradopt.optimizers.pipeline import Pipelined, dense
 from keras_gradopt.transforms import Activate, register
@@ -120,12 +121,13 @@ class GAFSGD(Pipelined, keras.optimizers.SGD):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable and its velocity."""
+        dtype = wide_dtype(variable.dtype)
         gradient = dense(gradient, variable)
-        learning_rate = ops.cast(learning_rate, gradient.dtype)
+        learning_rate = ops.cast(learning_rate, dtype)
         step = -gradient * (learning_rate if self.learning_rate_inside else 1.0)
         if self.momentum:
             slot = self.momentums[self._get_variable_index(variable)]
-            velocity = self.momentum * ops.cast(slot, step.dtype) + step
+            velocity = self.momentum * ops.cast(slot, dtype) + step
             self.assign(slot, ops.cast(velocity, slot.dtype))
             step = self.momentum * velocity + step if self.nesterov else velocity
         change = self._activate(step)

@@ -24,7 +24,7 @@ def dense(gradient: Any, variable: Any) -> Tensor:
     An embedding's gradient on TensorFlow holds only the rows that occurred; rows
     that did not have gradient zero.
     """
-    if hasattr(gradient, "indices") and hasattr(gradient, "values"):
+    if hasattr(gradient, "dense_shape"):  # tf.IndexedSlices
         rows = ops.expand_dims(gradient.indices, -1)
         gradient = ops.scatter(rows, gradient.values, variable.shape)
     return ops.cast(gradient, wide_dtype(variable.dtype))
@@ -108,10 +108,11 @@ class Pipeline:
             return gradient, learning_rate
         # the one index that Keras documents for its optimizers' `update_step`
         index = self._optimizer._get_variable_index(variable)
+        dtype = wide_dtype(variable.dtype)
         gradient = dense(gradient, variable)
-        learning_rate = ops.cast(learning_rate, gradient.dtype)
+        learning_rate = ops.cast(learning_rate, dtype)
         for transform, plans, rows in zip(self.transforms, self._plans, self._slots):
-            values = [ops.cast(slot, gradient.dtype) for slot in rows[index]]
+            values = [ops.cast(slot, dtype) for slot in rows[index]]
             result = transform.apply(gradient, values, plans[index])
             for slot, value in zip(rows[index], result.slots):
                 self._optimizer.assign(slot, ops.cast(value, slot.dtype))

@@ -1,0 +1,126 @@
+"""Runs an optimizer on given gradients: eager, as a graph, compiled by XLA."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+
+REFERENCE = Path(__file__).parent / "reference"
+BACKEND = keras.backend.backend()
+MODES = {
+    "tensorflow": ["eager", "graph", "xla"],
+    "jax": ["eager", "xla"],
+    "torch": ["eager"],
+}[BACKEND]
+
+
+@cache
+def manifest():
+    return json.loads((REFERENCE / "manifest.json").read_text())
+
+
+@cache
+def recorded(file):
+    with np.load(REFERENCE / file) as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+TENSORS = ["scale", "bias", "dense", "conv", "dwconv", "conv1d", "dwk"]
+
+# The axes that count the kernels of a tensor, for the twins: written by hand from
+# the layouts in the reference's README.
+KERNEL_AXES = {"conv": (3,), "dwconv": (3,), "conv1d": (2,), "dwk": (2, 3)}
+
+
+def gradients(stream="main", tensors=TENSORS):
+    """The recorded gradients, `(steps, *shape)` for each tensor."""
+    arrays = recorded("gradients.npz")
+    return [arrays[f"{stream}/{name}"] for name in tensors]
+
+
+def initial_values(tensors=TENSORS):
+    """The recorded initial values."""
+    return [recorded("gradients.npz")[f"init/{name}"] for name in tensors]
+
+
+class Variables(list):
+    """Variables with the recorded initial values, kernels owned by real layers."""
+
+    def __init__(self, tensors=TENSORS, dtype="float64"):
+        layers = keras.layers
+        self.layers = {
+            "conv": layers.Conv2D(3, (3, 2), dtype=dtype),
+            "dwconv": layers.Conv2D(4, (2, 3), groups=4, dtype=dtype),
+            "conv1d": layers.Conv1D(2, 3, dtype=dtype),
+            "dwk": layers.DepthwiseConv2D((2, 3), depth_multiplier=2, dtype=dtype),
+        }
+        channels = {"conv": 2, "dwconv": 4, "conv1d": 2, "dwk": 2}
+        for name, value in zip(tensors, initial_values(tensors)):
+            if name in self.layers:
+                layer = self.layers[name]
+                shape = (None, 9, channels[name])
+                layer.build(shape if name == "conv1d" else (None, 9, *shape[1:]))
+                layer.kernel.assign(value)
+                self.append(layer.kernel)
+            else:
+                self.append(keras.Variable(value, dtype=dtype))
+
+
+def numpy_values(variables):
+    return [keras.ops.convert_to_numpy(v).copy() for v in variables]
+
+
+def run(optimizer, variables, streams, mode="eager", l2=0.0):
+    """Applies recorded gradients step by step.
+
+    Args:
+        optimizer: a Keras optimizer.
+        variables: the variables to update.
+        streams: for each variable its gradients, `(steps, *shape)`.
+        mode: one of `MODES`.
+        l2: weight decay added to the gradients, `g + l2 * p` with the current `p`.
+
+    Returns:
+        For each variable its values, `(steps + 1, *shape)`.
+    """
+    if not optimizer.built:
+        optimizer.build(list(variables))
+    step = _step(optimizer, variables, mode)
+    history = [numpy_values(variables)]
+    for t in range(len(streams[0])):
+        values = [
+            (stream[t] + l2 * value).astype(value.dtype)
+            for stream, value in zip(streams, history[-1])
+        ]
+        step([keras.ops.convert_to_tensor(value) for value in values])
+        history.append(numpy_values(variables))
+    return [np.stack(values) for values in zip(*history)]
+
+
+def _step(optimizer, variables, mode):
+    def eager(grads):
+        optimizer.apply(grads, variables)
+
+    if mode == "eager":
+        return eager
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(eager, jit_compile=mode == "xla")
+
+    import jax
+
+    compiled = jax.jit(optimizer.stateless_apply)
+
+    def stateless(grads):
+        new_values, new_state = compiled(
+            [v.value for v in optimizer.variables], grads, [v.value for v in variables]
+        )
+        for variable, value in zip(variables, new_values):
+            variable.assign(value)
+        for variable, value in zip(optimizer.variables, new_state):
+            variable.assign(value)
+
+    return stateless

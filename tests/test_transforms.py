@@ -1,0 +1,297 @@
+"""Identities and symmetries of the transforms, layouts, ranges, extreme gradients."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from running import BACKEND, MODES, TENSORS, Variables, gradients, run
+from table import ALL, OPTIMIZERS
+
+import keras_gradopt as kg
+from keras_gradopt import equations
+from keras_gradopt import transforms as kt
+
+IDENTITIES = [name for name, row in OPTIMIZERS.items() if row.identity]
+
+
+def assert_equal(ours, theirs):
+    for tensor, a, b in zip(TENSORS, ours, theirs):
+        np.testing.assert_array_equal(a, b, err_msg=tensor)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_transformed_is_the_named_class(name, mode):
+    streams = [g.astype("float32") for g in gradients()]
+    row = OPTIMIZERS[name]
+    named = run(row.make(), Variables(dtype="float32"), streams, mode)
+    assert_equal(run(row.identity(), Variables(dtype="float32"), streams, mode), named)
+
+
+def test_transformed_correct_norm_is_both_moments():
+    streams = [g.astype("float32") for g in gradients()]
+    named = kg.AdamNorm(corrected_moments="both")
+    transformed = kg.Transformed(kg.AdamCore(), [kt.CorrectNorm()])
+    assert_equal(
+        run(transformed, Variables(dtype="float32"), streams),
+        run(named, Variables(dtype="float32"), streams),
+    )
+
+
+EMPTY = {
+    "Adam": lambda: keras.optimizers.Adam(gradient_accumulation_steps=3),
+    "Lion": lambda: keras.optimizers.Lion(1e-3, clipnorm=0.1),
+    "SGD": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_overwrite_frequency=7),
+    "Nadam": lambda: keras.optimizers.Nadam(weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("inner", EMPTY)
+def test_no_transforms_is_the_inner_optimizer(inner, mode):
+    streams = [g.astype("float32") for g in gradients()]
+    transformed = kg.Transformed(EMPTY[inner](), [])
+    variables = Variables(dtype="float32")
+    ours = run(transformed, variables, streams, mode)
+    alone = EMPTY[inner]()
+    assert_equal(ours, run(alone, Variables(dtype="float32"), streams, mode))
+    assert len(alone.variables) == len(transformed.variables)
+    for a, b in zip(alone.variables, transformed.variables):
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(a), ops.convert_to_numpy(b)
+        )
+
+
+def test_a_transform_can_stand_twice():
+    """Two frictions with slots of their own, multiplied."""
+    pair = [kt.DifferenceFriction(), kt.Activate("tanh", 1.0, 1.0), kt.DifferenceFriction()]
+    optimizer = kg.Transformed(keras.optimizers.SGD(1.0), pair)
+    weight = keras.Variable([0.0])
+    expected, p1, p2 = 0.0, 0.0, 0.0
+    for g in (0.5, -1.5, -1.0):
+        optimizer.apply([ops.array([g])], [weight])
+        a = np.tanh(g)
+        expected -= a / (1 + np.exp(-abs(g - p1))) / (1 + np.exp(-abs(a - p2)))
+        p1, p2 = g, a
+    assert float(weight[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_order_matters_left_to_right():
+    """Activate then ScaleByL1Norm is not ScaleByL1Norm then Activate."""
+    g = np.array([1.0, -3.0])
+
+    def step(*transforms):
+        weight = keras.Variable([0.0, 0.0])
+        kg.Transformed(keras.optimizers.SGD(1.0), list(transforms)).apply(
+            [ops.array(g, "float32")], [weight]
+        )
+        return -ops.convert_to_numpy(weight)
+
+    act, scale = kt.Activate("arctan", 0.5, 2.0), kt.ScaleByL1Norm()
+    activated = 0.5 * np.arctan(2 * g)
+    np.testing.assert_allclose(
+        step(act, scale), np.abs(activated).sum() * activated, rtol=1e-5
+    )
+    np.testing.assert_allclose(step(scale, act), 0.5 * np.arctan(8 * g), rtol=1e-5)
+
+
+def trajectory(name, streams, zero=True):
+    variables = Variables(dtype="float32")
+    if zero:
+        for variable in variables:
+            variable.assign(ops.zeros(variable.shape))
+    return run(ALL[name](), variables, [s.astype("float32") for s in streams])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_opposite_gradients_go_the_opposite_way(name):
+    there = trajectory(name, gradients())
+    back = trajectory(name, [-g for g in gradients()])
+    for a, b in zip(there, back):
+        np.testing.assert_array_equal(a, -b)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tensors_do_not_mix(name):
+    """Updating tensors alone or together is the same."""
+    together = trajectory(name, gradients())
+    variables = Variables(["bias"], "float32")
+    variables[0].assign(ops.zeros(variables[0].shape))
+    alone = run(ALL[name](), variables, [gradients("main", ["bias"])[0].astype("float32")])
+    np.testing.assert_array_equal(alone[0], together[TENSORS.index("bias")])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_order_of_entries_does_not_matter(name):
+    """Permuting a vector's entries permutes its trajectory (norms to rounding)."""
+    stream = gradients("main", ["bias"])[0].astype("float32")
+    order = np.random.default_rng(0).permutation(stream.shape[1])
+    variables = [keras.Variable(np.zeros(stream.shape[1], "float32")) for _ in range(2)]
+    plain = run(ALL[name](), variables[:1], [stream])[0]
+    permuted = run(ALL[name](), variables[1:], [stream[:, order]])[0]
+    np.testing.assert_allclose(permuted, plain[:, order], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["AdamCore", "RAdam", "NosAdam", "AdamNorm", "AdaL", "WGDAdam"])
+def test_adaptive_steps_do_not_depend_on_the_scale_of_gradients(name):
+    """Powers of two scale exactly; so does the norm and its average."""
+    make = getattr(kg, name)
+
+    def go(scale):
+        optimizer = make(epsilon=1e-30)
+        if name == "RAdam":
+            optimizer.iterations.assign(100)  # unrectified steps do depend on it
+        streams = [(g * scale).astype("float32") for g in gradients("plain", TENSORS[:5])]
+        return run(optimizer, Variables(TENSORS[:5], "float32"), streams)
+
+    for a, b in zip(go(1.0), go(2.0**8)):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["WGDSGD", "WGDAdam", "WGDNadam", "WGDRAdam"])
+def test_whitened_optimizers_ignore_what_all_kernels_share(name):
+    """Adding one kernel to the gradients of all changes nothing."""
+    common = np.random.default_rng(1).normal(size=(3, 2, 2, 1))
+    stream = gradients("plain", ["conv"])[0]
+
+    def go(g):
+        variables = Variables(["conv"], "float32")
+        return run(ALL[name](), variables, [g.astype("float32")])[0]
+
+    np.testing.assert_allclose(go(stream), go(stream + common), rtol=2e-3, atol=2e-4)
+
+
+LAYERS = [
+    # layer, input shape, weight, axes that count its kernels (None: not whitened)
+    (lambda: layers.Conv1D(3, 2, name="a"), (9, 4), "kernel", (2,)),
+    (lambda: layers.Conv2D(3, 2, name="b"), (9, 9, 4), "kernel", (3,)),
+    (lambda: layers.Conv3D(3, 2, name="c"), (9, 9, 9, 4), "kernel", (4,)),
+    (lambda: layers.Conv2D(4, 2, groups=2, name="d"), (9, 9, 4), "kernel", (3,)),
+    (lambda: layers.Conv1DTranspose(3, 2, name="e"), (9, 4), "kernel", (1,)),
+    (lambda: layers.Conv2DTranspose(3, 2, name="f"), (9, 9, 4), "kernel", (2,)),
+    (lambda: layers.Conv3DTranspose(3, 2, name="g"), (9, 9, 9, 4), "kernel", (3,)),
+    (lambda: layers.DepthwiseConv1D(3, depth_multiplier=2), (9, 4), "kernel", (1, 2)),
+    (lambda: layers.DepthwiseConv2D(3, name="conv"), (9, 9, 4), "kernel", (2, 3)),
+    (lambda: layers.SeparableConv1D(3, 2), (9, 4), "depthwise_kernel", (1, 2)),
+    (lambda: layers.SeparableConv1D(3, 2), (9, 4), "pointwise_kernel", (2,)),
+    (lambda: layers.SeparableConv2D(3, 2), (9, 9, 4), "depthwise_kernel", (2, 3)),
+    (lambda: layers.SeparableConv2D(3, 2), (9, 9, 4), "pointwise_kernel", (3,)),
+    (lambda: layers.ConvLSTM2D(3, 2), (5, 9, 9, 4), "kernel", (3,)),
+    (lambda: layers.ConvLSTM2D(3, 2), (5, 9, 9, 4), "recurrent_kernel", (3,)),
+    (lambda: layers.Conv2D(3, 2, name="h"), (9, 9, 4), "bias", None),
+    (lambda: layers.Dense(3, name="conv2d"), (4,), "kernel", None),
+    (lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 3)), (9, 4), "kernel", None),
+    (lambda: layers.Embedding(5, 3), (2,), "embeddings", None),
+    (lambda: layers.BatchNormalization(), (9, 9, 4), "gamma", None),
+    (lambda: layers.LSTM(3), (9, 4), "recurrent_kernel", None),
+    (lambda: layers.MultiHeadAttention(2, 3), "attention", "query", None),
+]
+
+
+@pytest.mark.parametrize("mean_over", ["kernels", "entries"])
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: f"{case[2]}{case[1]}{case[3]}")
+def test_whitening_knows_the_layout_of_every_layer(case, mean_over):
+    make, shape, weight_name, axes = case
+    layer = make()
+    if shape == "attention":
+        layer.build((None, 5, 4), (None, 5, 4))
+        weight = next(w for w in layer.weights if weight_name in w.path and "kernel" in w.path)
+        assert len(weight.shape) == 3
+    else:
+        layer.build((None, *shape))
+        weight = next(w for w in layer.weights if w.name == weight_name)
+    gradient = np.random.default_rng(0).normal(size=weight.shape)
+    expected = gradient
+    if axes is not None:
+        over = axes if mean_over == "kernels" else tuple(set(range(gradient.ndim)) - set(axes))
+        expected = gradient - gradient.mean(axis=over, keepdims=True)
+        assert np.abs(expected - gradient).max() > 0.01
+    before = ops.convert_to_numpy(weight)
+    optimizer = kg.WGDSGD(1.0, mean_over=mean_over)
+    optimizer.apply([ops.convert_to_tensor(gradient.astype("float32"))], [weight])
+    moved = before - ops.convert_to_numpy(weight)
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+def test_variables_without_a_layer_are_judged_by_rank():
+    shapes = [(4,), (4, 4), (2, 4, 4), (2, 2, 4, 4), (2, 2, 2, 4, 4), (1,) * 6]
+    plan = kt.Whiten().plan([keras.Variable(np.zeros(shape)) for shape in shapes])
+    assert plan == [None, None, (2,), (3,), (4,), None]
+
+
+@pytest.mark.parametrize(
+    ("mean_over", "filters", "channels"), [("kernels", 1, 3), ("entries", 3, 1)]
+)
+def test_no_layer_loses_its_gradient(mean_over, filters, channels):
+    layer = layers.Conv2D(filters, 1, use_bias=False)
+    layer.build((None, 4, 4, channels))
+    before = ops.convert_to_numpy(layer.kernel)
+    with pytest.warns(UserWarning, match="none of the 1 variables"):
+        optimizer = kg.WGDSGD(1.0, mean_over=mean_over)
+        optimizer.apply([ops.ones(layer.kernel.shape)], [layer.kernel])
+    np.testing.assert_allclose(before - ops.convert_to_numpy(layer.kernel), 1.0, rtol=1e-6)
+
+
+def test_whiten_warns_where_it_would_be_inert():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    with pytest.warns(UserWarning, match="changes nothing here"):
+        kg.WGDAdam().build(model.trainable_variables)
+
+
+def test_angular_coefficient_range():
+    """[0.5, 0.881] for cos, [0.5, 1] for tan, without NaN at right angles."""
+    g = np.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1e30, 3e38], "float32")
+    first, second = (ops.convert_to_tensor(x.ravel()) for x in np.meshgrid(g, g))
+    ratio = equations.angular_ratio(first, second)
+    right_angle = ops.convert_to_numpy(first * second) == -1
+    assert np.isinf(ops.convert_to_numpy(ratio)[right_angle]).all()
+    for angle, top in (("cos", 0.5 + 0.5 * np.tanh(1)), ("tan", 1.0)):
+        c = ops.convert_to_numpy(equations.angular_friction(ratio, ratio, angle, 0.5, 0.5))
+        assert c.min() == pytest.approx(0.5)
+        assert c.max() == pytest.approx(top, rel=1e-6)
+        assert c[right_angle] == pytest.approx(0.5 if angle == "cos" else 1.0)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e-15, 1e15, 1e30, -1e30])
+def test_extreme_gradients_give_nan_only_where_adam_has_it(name, value):
+    """Keras' own Adam survives one gradient of 1e30, not two."""
+
+    class Adam(keras.optimizers.Adam):
+        """On PyTorch Keras has another Adam, with other formulas; not a subclass."""
+
+    stream = np.full((4, 3), value, "float32")
+    stream[2] = [value, 0.0, 1.0]
+    weights = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    (ours,) = run(ALL[name](), weights[:1], [stream])
+    (adam,) = run(Adam(), weights[1:], [stream])
+    assert np.isfinite(adam[1]).all()
+    assert not (np.isnan(ours) & ~np.isnan(adam)).any()
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has IndexedSlices")
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("name", ALL)
+def test_sparse_gradients_equal_dense(name, mode):
+    import tensorflow as tf
+
+    def go(sparse):
+        embedding = layers.Embedding(5, 2, embeddings_initializer="ones")
+        embedding.build()
+        optimizer = ALL[name]()
+        optimizer.build(embedding.trainable_variables)
+
+        def step(rows):
+            with tf.GradientTape() as tape:
+                loss = ops.sum(ops.square(embedding(rows)) * [[1.0, -3.0]])
+            (g,) = tape.gradient(loss, embedding.trainable_variables)
+            assert isinstance(g, tf.IndexedSlices)
+            optimizer.apply([g if sparse else tf.convert_to_tensor(g)])
+
+        step = step if mode == "eager" else tf.function(step)
+        for rows in ([0, 2, 2], [1, 2, 4], [3, 3, 3]):
+            step(ops.array(rows))
+        return ops.convert_to_numpy(embedding.embeddings)
+
+    np.testing.assert_allclose(go(True), go(False), rtol=1e-6)
+    assert (go(True) != 1).any()
