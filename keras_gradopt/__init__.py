@@ -13,11 +13,47 @@ Any Keras optimizer takes the same ideas as transforms:
 """
 
 from keras_gradopt import equations, optimizers, transforms
-from keras_gradopt.optimizers import *  # noqa: F403  the names in its __all__
+from keras_gradopt.optimizers import (
+    GAFSGD,
+    WGDSGD,
+    AdaBelief,
+    AdaBeliefNorm,
+    AdaL,
+    AdamCore,
+    AdamNorm,
+    AngularGrad,
+    DiffGrad,
+    DiffGradNorm,
+    GAFAdam,
+    NosAdam,
+    RAdam,
+    RAdamNorm,
+    Transformed,
+    WGDAdam,
+    WGDNadam,
+    WGDRAdam,
+)
 from keras_gradopt.version import __version__
 
 __all__ = [
-    *optimizers.__all__,
+    "GAFSGD",
+    "WGDSGD",
+    "AdaBelief",
+    "AdaBeliefNorm",
+    "AdaL",
+    "AdamCore",
+    "AdamNorm",
+    "AngularGrad",
+    "DiffGrad",
+    "DiffGradNorm",
+    "GAFAdam",
+    "NosAdam",
+    "RAdam",
+    "RAdamNorm",
+    "Transformed",
+    "WGDAdam",
+    "WGDNadam",
+    "WGDRAdam",
     "__version__",
     "equations",
     "optimizers",

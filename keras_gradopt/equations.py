@@ -105,8 +105,7 @@ def rectification(
     rectified = rho > rho_threshold
     safe = ops.where(rectified, rho, 5.0)
     r = ops.sqrt(
-        ((safe - 4) * (safe - 2) * rho_inf)
-        / ((rho_inf - 4) * (rho_inf - 2) * safe)
+        ((safe - 4) * (safe - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * safe)
     )
     return rectified, ops.where(rectified, r, 0.0)
 

@@ -145,7 +145,7 @@ class DifferenceFriction(Transform):
 
 @register
 class AngularFriction(Transform):
-    """AngularGrad's friction: the step is multiplied by `lambda_1 tanh|f(A)| + lambda_2`.
+    """AngularGrad's friction: steps are scaled by `lambda_1 tanh|f(A)| + lambda_2`.
 
     `A` is the smaller of this step's and the previous step's angle between
     consecutive gradients, elementwise: `A_t = arctan |(g_t - g_{t-1}) /
@@ -246,10 +246,11 @@ class CorrectNorm(Transform):
 
 @register
 class ScaleByL1Norm(Transform):
-    """AdaL's transformation: `g <- ||g||_1 g`, the norm of the variable's whole gradient.
+    """AdaL's transformation: `g <- ||g||_1 g`.
 
-    An optimizer that is indifferent to the scale of gradients, as Adam is, sees
-    only the *change* of the norm over its memory. Takes no arguments, has no slots.
+    The norm, the sum of absolute values, is of the variable's whole gradient. An
+    optimizer that is indifferent to the scale of gradients, as Adam is, sees only the
+    *change* of the norm over its memory. Takes no arguments, has no slots.
 
     Example:
 
@@ -259,7 +260,7 @@ class ScaleByL1Norm(Transform):
     ... )
     >>> weight = keras.Variable([0.0, 0.0])
     >>> optimizer.apply([keras.ops.array([1.0, -2.0])], [weight])
-    >>> [float(w) for w in weight]
+    >>> keras.ops.convert_to_numpy(weight).tolist()
     [-3.0, 6.0]
 
     Reference:
@@ -307,9 +308,7 @@ class Activate(Transform):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The activation function itself, for a tensor of any shape."""
-        return equations.gradient_activation(
-            x, self.activation, self.alpha, self.beta
-        )
+        return equations.gradient_activation(x, self.activation, self.alpha, self.beta)
 
     def apply(self, gradient, slots, plan):
         return Result(self(gradient))
@@ -349,15 +348,14 @@ class Whiten(Transform):
     Example:
 
     >>> import keras, keras_gradopt
-    >>> layer = keras.layers.Conv2D(2, 1, use_bias=False)
+    >>> layer = keras.layers.Conv2D(2, 1, kernel_initializer="zeros")
     >>> layer.build((None, 8, 8, 1))
-    >>> layer.kernel.assign(keras.ops.zeros((1, 1, 1, 2)));
     >>> optimizer = keras_gradopt.Transformed(
     ...     keras.optimizers.SGD(1.0), [keras_gradopt.transforms.Whiten()]
     ... )
     >>> gradient = keras.ops.array([1.0, 3.0])
     >>> optimizer.apply([keras.ops.reshape(gradient, (1, 1, 1, 2))], [layer.kernel])
-    >>> [float(w) for w in keras.ops.ravel(layer.kernel)]
+    >>> keras.ops.convert_to_numpy(layer.kernel).ravel().tolist()
     [1.0, -1.0]
 
     Reference:

@@ -14,6 +14,8 @@ MODES = {
     "jax": ["eager", "xla"],
     "torch": ["eager"],
 }[BACKEND]
+# the quickest, for tests that are not about the mode
+MODE = {"tensorflow": "graph", "jax": "xla", "torch": "eager"}[BACKEND]
 
 
 @cache
@@ -72,7 +74,7 @@ def numpy_values(variables):
     return [keras.ops.convert_to_numpy(v).copy() for v in variables]
 
 
-def run(optimizer, variables, streams, mode="eager", l2=0.0):
+def run(optimizer, variables, streams, mode=MODE, l2=0.0):
     """Applies recorded gradients step by step.
 
     Args:

@@ -68,9 +68,7 @@ def zero_mean(gradients):
     The depthwise kernel of the recorded tensors is the last one.
     """
     *others, depthwise = gradients
-    centered = [
-        g - g.mean(axis=-1, keepdims=True) if g.ndim > 3 else g for g in others
-    ]
+    centered = [g - g.mean(axis=-1, keepdims=True) if g.ndim > 3 else g for g in others]
     return [*centered, depthwise - depthwise.mean(axis=(-2, -1), keepdims=True)]
 
 

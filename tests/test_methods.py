@@ -157,12 +157,16 @@ def test_slots_are_as_documented(name):
     optimizer = row.make()
     variables = Variables()
     optimizer.build(list(variables))
-    own = [v for v in optimizer.variables if v.name not in ("iteration", "learning_rate")]
+    own = [
+        v for v in optimizer.variables if v.name not in ("iteration", "learning_rate")
+    ]
     extra = 1 if name == "WGDNadam" else 0  # Nadam's product of momentums
     assert len(own) - extra == row.slots * len(variables)
     scalars = [v for v in own if len(v.shape) == 0]
     per_variable = len(scalars) - extra
-    assert per_variable == (len(variables) if "Norm" in name or name == "NosAdam" else 0)
+    assert per_variable == (
+        len(variables) if "Norm" in name or name == "NosAdam" else 0
+    )
 
 
 @by_name

@@ -7,7 +7,7 @@ source is, and what it computes, is in `reference/README.md`.
 import keras
 import numpy as np
 import pytest
-from running import MODES, Variables, gradients, manifest, recorded, run
+from running import MODE, MODES, Variables, gradients, manifest, recorded, run
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
@@ -69,7 +69,9 @@ reproduce(
     "adabeliefnorm.official.var_decoupled",
 )
 reproduce(
-    lambda c: kg.RAdam(**adam_arguments(c)), "radam.paper.default", "radam.paper.var_decoupled"
+    lambda c: kg.RAdam(**adam_arguments(c)),
+    "radam.paper.default",
+    "radam.paper.var_decoupled",
 )
 reproduce(
     # eps on the corrected v, rectified at rho >= 5: rho equals 5 at no step
@@ -90,7 +92,11 @@ reproduce(
     "adal.paper.var",
     "adal.paper.var_decoupled",
 )
-for case_activation, activation in (("atan", "arctan"), ("tanh", "tanh"), ("log", "log")):
+for case_activation, activation in (
+    ("atan", "arctan"),
+    ("tanh", "tanh"),
+    ("log", "log"),
+):
     for form, inside in (("paper", True), ("official", False)):
         reproduce(
             lambda c, activation=activation, inside=inside: kg.GAFSGD(
@@ -182,7 +188,9 @@ DOCUMENTED_PAIRS = {
 
 EPSILON = "epsilon is added to the uncorrected second moment, ours to the corrected"
 THRESHOLD = f"{EPSILON}; rectified at rho >= 5 at least"
-EPSILON_TWICE = "epsilon stays in the second moment, which the paper has in AdaBelief only"
+EPSILON_TWICE = (
+    "epsilon stays in the second moment, which the paper has in AdaBelief only"
+)
 NADAM = "psi = 0.004 in Nadam's momentum schedule; Keras' Nadam, our base, has 1"
 UPDATE = "centralizes the update instead of the gradient"
 HALF = (
@@ -238,7 +246,7 @@ def relative_error(ours, expected):
     return np.abs(ours - expected).max() / np.abs(expected).max()
 
 
-def trajectories(optimizer, case_id, mode="eager"):
+def trajectories(optimizer, case_id, mode=MODE):
     """Ours and the recorded values, per tensor."""
     case = CASE[case_id]
     is_l2 = case["weight_decay"]["form"] == "l2"
@@ -302,4 +310,6 @@ def test_released_nadam_has_no_whitening():
         step = (1 - mu[t]) / (1 - product) * g[t]
         step = step + mu[t + 1] / (1 - product * mu[t + 1]) * m
         theta -= 0.002 * step / (np.sqrt(v / 0.999 ** (t + 1)) + 1e-8)
-        np.testing.assert_allclose(theta, arrays[case["keys"]["conv"]][t + 1], rtol=1e-9)
+        np.testing.assert_allclose(
+            theta, arrays[case["keys"]["conv"]][t + 1], rtol=1e-9
+        )

@@ -41,7 +41,9 @@ def test_transformed_correct_norm_is_both_moments():
 EMPTY = {
     "Adam": lambda: keras.optimizers.Adam(gradient_accumulation_steps=3),
     "Lion": lambda: keras.optimizers.Lion(1e-3, clipnorm=0.1),
-    "SGD": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_overwrite_frequency=7),
+    "SGD": lambda: keras.optimizers.SGD(
+        0.1, momentum=0.9, use_ema=True, ema_overwrite_frequency=7
+    ),
     "Nadam": lambda: keras.optimizers.Nadam(weight_decay=0.1),
 }
 
@@ -57,14 +59,16 @@ def test_no_transforms_is_the_inner_optimizer(inner, mode):
     assert_equal(ours, run(alone, Variables(dtype="float32"), streams, mode))
     assert len(alone.variables) == len(transformed.variables)
     for a, b in zip(alone.variables, transformed.variables):
-        np.testing.assert_array_equal(
-            ops.convert_to_numpy(a), ops.convert_to_numpy(b)
-        )
+        np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
 
 
 def test_a_transform_can_stand_twice():
     """Two frictions with slots of their own, multiplied."""
-    pair = [kt.DifferenceFriction(), kt.Activate("tanh", 1.0, 1.0), kt.DifferenceFriction()]
+    pair = [
+        kt.DifferenceFriction(),
+        kt.Activate("tanh", 1.0, 1.0),
+        kt.DifferenceFriction(),
+    ]
     optimizer = kg.Transformed(keras.optimizers.SGD(1.0), pair)
     weight = keras.Variable([0.0])
     expected, p1, p2 = 0.0, 0.0, 0.0
@@ -117,7 +121,9 @@ def test_tensors_do_not_mix(name):
     together = trajectory(name, gradients())
     variables = Variables(["bias"], "float32")
     variables[0].assign(ops.zeros(variables[0].shape))
-    alone = run(ALL[name](), variables, [gradients("main", ["bias"])[0].astype("float32")])
+    alone = run(
+        ALL[name](), variables, [gradients("main", ["bias"])[0].astype("float32")]
+    )
     np.testing.assert_array_equal(alone[0], together[TENSORS.index("bias")])
 
 
@@ -132,7 +138,9 @@ def test_order_of_entries_does_not_matter(name):
     np.testing.assert_allclose(permuted, plain[:, order], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["AdamCore", "RAdam", "NosAdam", "AdamNorm", "AdaL", "WGDAdam"])
+@pytest.mark.parametrize(
+    "name", ["AdamCore", "RAdam", "NosAdam", "AdamNorm", "AdaL", "WGDAdam"]
+)
 def test_adaptive_steps_do_not_depend_on_the_scale_of_gradients(name):
     """Powers of two scale exactly; so does the norm and its average."""
     make = getattr(kg, name)
@@ -141,7 +149,9 @@ def test_adaptive_steps_do_not_depend_on_the_scale_of_gradients(name):
         optimizer = make(epsilon=1e-30)
         if name == "RAdam":
             optimizer.iterations.assign(100)  # unrectified steps do depend on it
-        streams = [(g * scale).astype("float32") for g in gradients("plain", TENSORS[:5])]
+        streams = [
+            (g * scale).astype("float32") for g in gradients("plain", TENSORS[:5])
+        ]
         return run(optimizer, Variables(TENSORS[:5], "float32"), streams)
 
     for a, b in zip(go(1.0), go(2.0**8)):
@@ -189,13 +199,17 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("mean_over", ["kernels", "entries"])
-@pytest.mark.parametrize("case", LAYERS, ids=lambda case: f"{case[2]}{case[1]}{case[3]}")
+@pytest.mark.parametrize(
+    "case", LAYERS, ids=lambda case: f"{case[2]}{case[1]}{case[3]}"
+)
 def test_whitening_knows_the_layout_of_every_layer(case, mean_over):
     make, shape, weight_name, axes = case
     layer = make()
     if shape == "attention":
         layer.build((None, 5, 4), (None, 5, 4))
-        weight = next(w for w in layer.weights if weight_name in w.path and "kernel" in w.path)
+        weight = next(
+            w for w in layer.weights if weight_name in w.path and "kernel" in w.path
+        )
         assert len(weight.shape) == 3
     else:
         layer.build((None, *shape))
@@ -203,7 +217,11 @@ def test_whitening_knows_the_layout_of_every_layer(case, mean_over):
     gradient = np.random.default_rng(0).normal(size=weight.shape)
     expected = gradient
     if axes is not None:
-        over = axes if mean_over == "kernels" else tuple(set(range(gradient.ndim)) - set(axes))
+        over = (
+            axes
+            if mean_over == "kernels"
+            else tuple(set(range(gradient.ndim)) - set(axes))
+        )
         expected = gradient - gradient.mean(axis=over, keepdims=True)
         assert np.abs(expected - gradient).max() > 0.01
     before = ops.convert_to_numpy(weight)
@@ -229,7 +247,9 @@ def test_no_layer_loses_its_gradient(mean_over, filters, channels):
     with pytest.warns(UserWarning, match="none of the 1 variables"):
         optimizer = kg.WGDSGD(1.0, mean_over=mean_over)
         optimizer.apply([ops.ones(layer.kernel.shape)], [layer.kernel])
-    np.testing.assert_allclose(before - ops.convert_to_numpy(layer.kernel), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(
+        before - ops.convert_to_numpy(layer.kernel), 1.0, rtol=1e-6
+    )
 
 
 def test_whiten_warns_where_it_would_be_inert():
@@ -246,7 +266,9 @@ def test_angular_coefficient_range():
     right_angle = ops.convert_to_numpy(first * second) == -1
     assert np.isinf(ops.convert_to_numpy(ratio)[right_angle]).all()
     for angle, top in (("cos", 0.5 + 0.5 * np.tanh(1)), ("tan", 1.0)):
-        c = ops.convert_to_numpy(equations.angular_friction(ratio, ratio, angle, 0.5, 0.5))
+        c = ops.convert_to_numpy(
+            equations.angular_friction(ratio, ratio, angle, 0.5, 0.5)
+        )
         assert c.min() == pytest.approx(0.5)
         assert c.max() == pytest.approx(top, rel=1e-6)
         assert c[right_angle] == pytest.approx(0.5 if angle == "cos" else 1.0)

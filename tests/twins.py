@@ -31,7 +31,9 @@ def adam(theta, gradients, learning_rate, beta_1, beta_2, epsilon, kernel_axes=N
     )
 
 
-def diffgrad(theta, gradients, learning_rate, beta_1, beta_2, epsilon, kernel_axes=None):
+def diffgrad(
+    theta, gradients, learning_rate, beta_1, beta_2, epsilon, kernel_axes=None
+):
     def steps():
         previous = np.zeros_like(theta)
         for _, g, m, v in adam_moments(gradients, beta_1, beta_2):
@@ -301,7 +303,9 @@ def whitened(gradients, mean_over, kernel_axes):
     return whitened
 
 
-def sgd(theta, gradients, learning_rate, momentum=0.9, nesterov=False, kernel_axes=None):
+def sgd(
+    theta, gradients, learning_rate, momentum=0.9, nesterov=False, kernel_axes=None
+):
     def steps():
         u = np.zeros_like(theta)
         for g in gradients:
@@ -332,7 +336,9 @@ def nadam(theta, gradients, learning_rate, beta_1, beta_2, epsilon, kernel_axes=
 def whitening(base):
     """The twin of a WGD optimizer from that of its base."""
 
-    def twin(theta, gradients, *args, mean_over="kernels", kernel_axes=None, **keywords):
+    def twin(
+        theta, gradients, *args, mean_over="kernels", kernel_axes=None, **keywords
+    ):
         h = whitened(gradients, mean_over, kernel_axes)
         return base(theta, h, *args, **keywords)
 

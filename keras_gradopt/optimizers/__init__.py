@@ -14,6 +14,8 @@ from keras_gradopt.optimizers.transformed import Transformed
 from keras_gradopt.optimizers.wgd import WGDSGD, WGDAdam, WGDNadam, WGDRAdam
 
 __all__ = [
+    "GAFSGD",
+    "WGDSGD",
     "AdaBelief",
     "AdaBeliefNorm",
     "AdaL",
@@ -23,7 +25,6 @@ __all__ = [
     "DiffGrad",
     "DiffGradNorm",
     "GAFAdam",
-    "GAFSGD",
     "NosAdam",
     "RAdam",
     "RAdamNorm",
@@ -31,5 +32,4 @@ __all__ = [
     "WGDAdam",
     "WGDNadam",
     "WGDRAdam",
-    "WGDSGD",
 ]

@@ -42,7 +42,9 @@ class _AdamUpdate(keras.optimizers.Optimizer):
         self.assign(v_slot, ops.cast(v, v_slot.dtype))
         self.assign_sub(variable, ops.cast(update, variable.dtype))
 
-    def moment_gradients(self, gradient: Tensor, variable: Any) -> tuple[Tensor, Tensor]:
+    def moment_gradients(
+        self, gradient: Tensor, variable: Any
+    ) -> tuple[Tensor, Tensor]:
         """The gradients that the first and the second moment take."""
         return gradient, gradient
 

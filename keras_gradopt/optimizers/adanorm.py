@@ -42,7 +42,9 @@ class _NormCorrected:
         self._correction.build(variables)
         self._correction_slots = self._correction.slots
 
-    def moment_gradients(self, gradient: Tensor, variable: Any) -> tuple[Tensor, Tensor]:
+    def moment_gradients(
+        self, gradient: Tensor, variable: Any
+    ) -> tuple[Tensor, Tensor]:
         """The gradients that the first and the second moment take."""
         corrected, _ = self._correction(gradient, variable, 1.0)
         return (
@@ -214,7 +216,9 @@ class AdaBeliefNorm(_NormCorrected, AdaBelief):
         Dubey et al., AdaNorm, section 2 and supplement.
     """
 
-    def moment_gradients(self, gradient: Tensor, variable: Any) -> tuple[Tensor, Tensor]:
+    def moment_gradients(
+        self, gradient: Tensor, variable: Any
+    ) -> tuple[Tensor, Tensor]:
         """The gradients that the first moment and the residual take."""
         first, second = super().moment_gradients(gradient, variable)
         return first, first if self.corrected_moments == "first" else second

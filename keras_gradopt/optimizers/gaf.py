@@ -146,4 +146,8 @@ class GAFSGD(Pipelined, keras.optimizers.SGD):
     def _steps(self) -> list[str]:
         *steps, update = super()._steps()
         where = "inside" if self.learning_rate_inside else "outside"
-        return [*steps, update, f"{self._activate!r} of the velocity, learning rate {where}"]
+        return [
+            *steps,
+            update,
+            f"{self._activate!r} of the velocity, learning rate {where}",
+        ]

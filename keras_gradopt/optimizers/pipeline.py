@@ -171,9 +171,17 @@ def settings(config: Mapping[str, Any]) -> str:
     unused = {"name"}
     if not config.get("use_ema"):
         unused |= {"ema_momentum", "ema_overwrite_frequency"}
+
+    def show(value):
+        if isinstance(value, dict):  # a learning rate, serialized
+            if value["class_name"] in ("function", "__lambda__"):
+                return "<callable>"
+            return f"{value['class_name']}({settings(value['config'])})"
+        # a learning rate is kept in float32: show it as it was given
+        return f"{value:.7g}" if isinstance(value, float) else repr(value)
+
     return ", ".join(
-        # the learning rate is kept in float32: show it as it was given
-        f"{name}={round(value, 9) if isinstance(value, float) else value!r}"
+        f"{name}={show(value)}"
         for name, value in config.items()
         if name not in unused and value is not None and value is not False
     )

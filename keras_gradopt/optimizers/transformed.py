@@ -69,14 +69,19 @@ class Transformed(keras.optimizers.Optimizer):
         if self.transforms:
             _intercept_update_step(inner_optimizer, pipeline)
 
-    def __getattr__(self, name: str) -> Any:
+    @classmethod
+    def _is_own(cls, name: str) -> bool:
         # TensorFlow keeps what a checkpoint holds in `_self_...` of each object.
-        if name in self._OWN or name.startswith("_self_"):
+        return name in cls._OWN or name.startswith("_self_")
+
+    def __getattr__(self, name: str) -> Any:
+        if self._is_own(name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.inner_optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._OWN or name.startswith("_self_"):
+        is_property = isinstance(getattr(type(self), name, None), property)
+        if is_property or self._is_own(name):
             super().__setattr__(name, value)
         else:
             setattr(self.inner_optimizer, name, value)

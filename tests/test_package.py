@@ -1,0 +1,120 @@
+"""The package as a whole: public names, docstrings, packaging."""
+
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from running import BACKEND
+
+import keras_gradopt
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["keras_gradopt"] + [
+    module.name
+    for module in pkgutil.walk_packages(keras_gradopt.__path__, "keras_gradopt.")
+]
+PUBLIC = {
+    **{name: getattr(keras_gradopt, name) for name in keras_gradopt.optimizers.__all__},
+    **{
+        name: value
+        for name, value in vars(keras_gradopt.transforms).items()
+        if inspect.isclass(value)
+        and value.__module__ == "keras_gradopt.transforms"
+        and not name.startswith("_")
+    },
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_class_has_a_docstring(name):
+    documented = PUBLIC[name].__doc__ or ""
+    arguments = set(inspect.signature(PUBLIC[name]).parameters) - {"keywords"}
+    if name not in ("Slot", "Result", "Transform"):
+        assert ">>>" in documented, "no example"
+        assert "Reference:" in documented or name == "Transformed"
+        for argument in arguments - {"args", "kwargs"}:
+            assert f"\n        {argument}: " in documented, argument
+        assert "Raises:" in documented or not arguments
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_methods_have_docstrings(name):
+    for attribute, value in vars(PUBLIC[name]).items():
+        if inspect.isfunction(value) and not attribute.startswith("_"):
+            assert inspect.getdoc(getattr(PUBLIC[name], attribute)), attribute
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    failed, _ = doctest.testmod(module)
+    assert failed == 0
+
+
+def test_examples_are_not_few():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    examples = sum(
+        len(test.examples)
+        for name in MODULES
+        for test in finder.find(importlib.import_module(name))
+    )
+    assert examples > 2 * len(keras_gradopt.optimizers.__all__)
+
+
+def test_uses_public_keras_only():
+    for path in (ROOT / "keras_gradopt").rglob("*.py"):
+        assert "keras.src" not in path.read_text(), path
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough")
+def test_wheel_holds_the_package_and_nothing_else(tmp_path):
+    pytest.importorskip("build")
+    command = [sys.executable, "-m", "build", "--wheel", "-o", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "keras_gradopt/py.typed" in names
+    assert "keras_gradopt/optimizers/transformed.py" in names
+    top = {name.split("/")[0] for name in names}
+    assert top == {
+        "keras_gradopt",
+        f"keras_gradopt-{keras_gradopt.__version__}.dist-info",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough")
+def test_wheel_installs_and_imports_in_an_empty_environment(tmp_path):
+    """With nothing but what its metadata requires."""
+    command = [sys.executable, "-m", "build", "--wheel", "-o", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True)
+    code = (
+        "import keras_gradopt, keras; w = keras.Variable([1.0]); "
+        "keras_gradopt.AngularGrad(0.1).apply([keras.ops.ones(1)], [w]); "
+        "print(keras_gradopt.__version__, float(w[0]))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    result = subprocess.run(
+        [python, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    version, weight = result.stdout.split()
+    assert version == keras_gradopt.__version__
+    assert 0.9 < float(weight) < 1
