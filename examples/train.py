@@ -217,7 +217,7 @@ def main(arguments=None):
     loss, accuracy = best.evaluate(validation, verbose=0)
     difference = export(best, str(args.output / "saved_model"), validation)
     run = {
-        "arguments": {k: v and str(v) for k, v in vars(args).items()},
+        "arguments": {**vars(args), "output": str(args.output)},
         "optimizer": repr(optimizer),
         "learning_rate": rate,
         "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),

@@ -178,7 +178,7 @@ def settings(config: Mapping[str, Any]) -> str:
                 return "<callable>"
             return f"{value['class_name']}({settings(value['config'])})"
         # a learning rate is kept in float32: show it as it was given
-        return f"{value:.7g}" if isinstance(value, float) else repr(value)
+        return repr(float(f"{value:.7g}") if isinstance(value, float) else value)
 
     return ", ".join(
         f"{name}={show(value)}"
