@@ -48,8 +48,8 @@ def number(
         isinstance(value, Real)
         and not isinstance(value, bool)
         and math.isfinite(value)
-        and (low < value if exclude_low else low <= value)
-        and (value < high if exclude_high else value <= high)
+        and (low < float(value) if exclude_low else low <= float(value))
+        and (float(value) < high if exclude_high else float(value) <= high)
     )
     if not inside:
         left = "(" if exclude_low or low == -math.inf else "["

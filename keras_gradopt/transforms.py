@@ -393,35 +393,25 @@ class Whiten(Transform):
 
 
 _layers = keras.layers
-_CONV = (-1,)
-_TRANSPOSED = (-2,)
-_DEPTHWISE = (-2, -1)
-# (layer classes, name of the weight, axes that count its kernels)
-_CONVOLUTIONS = (
-    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), "kernel", _CONV),
+_CONV, _TRANSPOSED, _DEPTHWISE = (-1,), (-2,), (-2, -1)
+# layer classes, and for each of their weights that is a convolution kernel the axes
+# that count its kernels
+_CONVOLUTIONS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
+    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), {"kernel": _CONV}),
     (
         (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
-        "kernel",
-        _TRANSPOSED,
+        {"kernel": _TRANSPOSED},
     ),
-    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), "kernel", _DEPTHWISE),
+    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), {"kernel": _DEPTHWISE}),
     (
         (_layers.SeparableConv1D, _layers.SeparableConv2D),
-        "depthwise_kernel",
-        _DEPTHWISE,
-    ),
-    ((_layers.SeparableConv1D, _layers.SeparableConv2D), "pointwise_kernel", _CONV),
-    (
-        (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D),
-        "kernel",
-        _CONV,
+        {"depthwise_kernel": _DEPTHWISE, "pointwise_kernel": _CONV},
     ),
     (
         (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D),
-        "recurrent_kernel",
-        _CONV,
+        {"kernel": _CONV, "recurrent_kernel": _CONV},
     ),
-)
+]
 
 
 def _convolution_kernel_axes(
@@ -434,25 +424,24 @@ def _convolution_kernel_axes(
     look for the layers that own these variables among all living layers.
     """
     wanted = {id(variable) for variable in variables}
-    owned, axes_of = set(), {}
+    owned: set[int] = set()
+    kernel_axes: dict[int, tuple[int, ...]] = {}
     for layer in gc.get_objects():
         if not issubclass(type(layer), _layers.Layer) or not layer.built:
             continue
-        weights = {id(weight): weight.name for weight in layer.weights}
-        weights = {key: weights[key] for key in weights.keys() & wanted}
-        owned |= weights.keys()
-        for classes, weight_name, axes in _CONVOLUTIONS:
+        owned |= {id(weight) for weight in layer.weights} & wanted
+        for classes, kernels in _CONVOLUTIONS:
             if isinstance(layer, classes):
-                for key, name in weights.items():
-                    if name == weight_name:
-                        axes_of[key] = axes
+                for weight in layer.weights:
+                    if weight.name in kernels:
+                        kernel_axes[id(weight)] = kernels[weight.name]
 
-    def axes(variable):
+    def axes_of(variable):
         rank = len(variable.shape)
         if id(variable) in owned:
-            found = axes_of.get(id(variable))
+            axes = kernel_axes.get(id(variable))
         else:
-            found = _CONV if rank in (3, 4, 5) else None
-        return None if found is None else tuple(axis % rank for axis in found)
+            axes = _CONV if rank in (3, 4, 5) else None
+        return None if axes is None else tuple(axis % rank for axis in axes)
 
-    return [axes(variable) for variable in variables]
+    return [axes_of(variable) for variable in variables]

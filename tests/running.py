@@ -11,7 +11,7 @@ REFERENCE = Path(__file__).parent / "reference"
 BACKEND = keras.backend.backend()
 MODES = {
     "tensorflow": ["eager", "graph", "xla"],
-    "jax": ["eager", "xla"],
+    "jax": ["xla"],  # eager, op by op, is slow; small tests elsewhere use it
     "torch": ["eager"],
 }[BACKEND]
 # the quickest, for tests that are not about the mode

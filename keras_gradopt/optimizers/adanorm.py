@@ -14,7 +14,7 @@ from keras_gradopt.optimizers.pipeline import Pipeline
 from keras_gradopt.transforms import CorrectNorm, register
 
 
-class _NormCorrected:
+class _NormCorrected(AdamCore):
     """Mixin for an Adam-like optimizer: its moments take norm-corrected gradients."""
 
     def __init__(

@@ -187,7 +187,7 @@ def settings(config: Mapping[str, Any]) -> str:
     )
 
 
-class Pipelined:
+class Pipelined(keras.optimizers.Optimizer):
     """Mixin for a Keras optimizer class: transforms run before its own update.
 
     Also checks the keywords that all optimizers share, refuses saved state of

@@ -57,7 +57,7 @@ class WGDSGD(Pipelined, keras.optimizers.SGD):
         self._run_first(Whiten(mean_over))
 
 
-class _WhitenedAdaptive:
+class _WhitenedAdaptive(Pipelined):
     """Mixin for an adaptive optimizer: convolution gradients are whitened first."""
 
     def __init__(
@@ -151,7 +151,7 @@ class WGDRAdam(_WhitenedAdaptive, RAdam):
 
 
 @register
-class WGDNadam(_WhitenedAdaptive, Pipelined, keras.optimizers.Nadam):
+class WGDNadam(_WhitenedAdaptive, keras.optimizers.Nadam):
     """WGDNadam: Keras' Nadam on whitened gradients of convolution kernels.
 
     The same as `Transformed(keras.optimizers.Nadam(...), [Whiten(...)])`; see
