@@ -18,6 +18,18 @@ import keras
 from keras_gradopt import arguments, equations
 from keras_gradopt.equations import Tensor
 
+__all__ = [
+    "Activate",
+    "AngularFriction",
+    "CorrectNorm",
+    "DifferenceFriction",
+    "Result",
+    "ScaleByL1Norm",
+    "Slot",
+    "Transform",
+    "Whiten",
+]
+
 register = keras.saving.register_keras_serializable(package="keras_gradopt")
 
 

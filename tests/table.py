@@ -263,16 +263,18 @@ OPTIMIZERS = {
     ),
 }
 
+# Keywords are those of the inner optimizer.
 PIPELINES = {
-    "Transformed Lion": lambda: kg.Transformed(
-        keras.optimizers.Lion(1e-4), [kt.Whiten(), kt.AngularFriction("cos")]
+    "Transformed Lion": lambda learning_rate=1e-4, **keywords: kg.Transformed(
+        keras.optimizers.Lion(learning_rate, **keywords),
+        [kt.Whiten(), kt.AngularFriction("cos")],
     ),
-    "Transformed SGD": lambda: kg.Transformed(
-        keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+    "Transformed SGD": lambda learning_rate=0.01, **keywords: kg.Transformed(
+        keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, **keywords),
         [kt.DifferenceFriction()],
     ),
-    "Transformed Adam": lambda: kg.Transformed(
-        keras.optimizers.Adam(weight_decay=0.01),
+    "Transformed Adam": lambda learning_rate=1e-3, **keywords: kg.Transformed(
+        keras.optimizers.Adam(learning_rate, **keywords),
         [kt.CorrectNorm(0.9), kt.Activate("tanh", 0.2, 10), kt.AngularFriction("tan")],
     ),
 }

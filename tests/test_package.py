@@ -24,13 +24,23 @@ MODULES = ["keras_gradopt"] + [
 PUBLIC = {
     **{name: getattr(keras_gradopt, name) for name in keras_gradopt.optimizers.__all__},
     **{
-        name: value
-        for name, value in vars(keras_gradopt.transforms).items()
-        if inspect.isclass(value)
-        and value.__module__ == "keras_gradopt.transforms"
-        and not name.startswith("_")
+        name: getattr(keras_gradopt.transforms, name)
+        for name in keras_gradopt.transforms.__all__
     },
 }
+
+
+def test_every_public_name_is_listed():
+    """What can be imported and has no underscore is in PUBLIC, or a module."""
+    for module in (keras_gradopt, keras_gradopt.transforms):
+        own = {
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value)
+            and value.__module__.startswith("keras_gradopt")
+            and not name.startswith("_")
+        }
+        assert own <= set(PUBLIC)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -68,6 +78,13 @@ def test_examples_are_not_few():
         for test in finder.find(importlib.import_module(name))
     )
     assert examples > 2 * len(keras_gradopt.optimizers.__all__)
+
+
+def test_quickstart_of_the_readme_runs():
+    block = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    namespace = {}
+    exec(block, namespace)
+    assert isinstance(namespace["model"].optimizer, keras_gradopt.Transformed)
 
 
 def test_uses_public_keras_only():
