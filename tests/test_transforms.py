@@ -1,5 +1,7 @@
 """Identities and symmetries of the transforms, layouts, ranges, extreme gradients."""
 
+from fractions import Fraction
+
 import keras
 import numpy as np
 import pytest
@@ -256,6 +258,30 @@ def test_whiten_warns_where_it_would_be_inert():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     with pytest.warns(UserWarning, match="changes nothing here"):
         kg.WGDAdam().build(model.trainable_variables)
+
+
+@pytest.mark.parametrize("beta_2", [0.5, 0.6, 0.9, 0.99, 0.999, 0.9999, 0.99999])
+def test_rectification_is_right_in_float32(beta_2):
+    """Compared with exact fractions; the formula as printed fails this."""
+    steps = [1, 2, 3, 4, 5, 6, 7, 10, 50, 99, 101, 1000, 9_999, 100_000, 1_000_000]
+    for t in steps:
+        decay = Fraction(beta_2) ** t if t < 1000 else Fraction(beta_2**t)
+        rho_inf = 2 / (1 - Fraction(beta_2)) - 1
+        rho = float(rho_inf - 2 * t * decay / (1 - decay))
+        rectified, r = equations.rectification(ops.array(t, "float32"), beta_2, 4.0)
+        assert bool(rectified) == (rho > 4), (t, rho)
+        if rho > 4:
+            top = float(rho_inf)
+            square = (rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho)
+            assert float(r) == pytest.approx(square**0.5, rel=3e-6), t
+
+
+def test_bias_correction_is_right_in_float32():
+    for decay in (0.0, 0.5, 0.9, 0.999, 0.99999):
+        for t in (1, 2, 10, 1000, 1_000_000):
+            ours = equations.bias_correction(decay, ops.array(t, "float32"))
+            exact = 1 - Fraction(decay) ** t if t <= 1000 else 1 - decay**t
+            assert float(ours) == pytest.approx(float(exact), rel=1e-6)
 
 
 def test_angular_coefficient_range():
