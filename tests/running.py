@@ -89,7 +89,7 @@ def run(optimizer, variables, streams, mode=MODE, l2=0.0):
     """
     if not optimizer.built:
         optimizer.build(list(variables))
-    step = _step(optimizer, variables, mode)
+    step = stepper(optimizer, variables, mode)
     history = [numpy_values(variables)]
     for t in range(len(streams[0])):
         values = [
@@ -101,7 +101,9 @@ def run(optimizer, variables, streams, mode=MODE, l2=0.0):
     return [np.stack(values) for values in zip(*history)]
 
 
-def _step(optimizer, variables, mode):
+def stepper(optimizer, variables, mode=MODE):
+    """A function that applies one list of gradients to the variables."""
+
     def eager(grads):
         optimizer.apply(grads, variables)
 

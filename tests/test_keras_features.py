@@ -4,11 +4,15 @@ Each feature is checked against what it means (so many micro-steps are one step 
 their mean, an excluded variable decays as without decay, ...), not only run.
 """
 
+import copy
+import json
+import pickle
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from running import BACKEND, numpy_values
+from running import BACKEND, numpy_values, stepper
 from table import ALL
 
 every_optimizer = pytest.mark.parametrize("name", ALL)
@@ -148,6 +152,35 @@ def test_weight_decay_is_decoupled_and_can_be_excluded(name):
 
 
 @every_optimizer
+@pytest.mark.parametrize("by", ["name", "variable"])
+def test_weight_decay_exclusions_survive_a_reload(name, by):
+    """Keras' own forget them."""
+    variables = new_variables()
+    optimizer = ALL[name](learning_rate=0.1, weight_decay=0.5)
+    if by == "name":
+        optimizer.exclude_from_weight_decay(var_names=["bias", "conv"])
+    else:
+        optimizer.exclude_from_weight_decay(var_list=[variables[0], variables[2]])
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    again = keras.optimizers.deserialize(config)
+    assert again.get_config() == optimizer.get_config()
+    start = numpy_values(variables)
+    end = go(again, [0 * g for g in streams()], variables=variables)
+    shrunk = start[1] * 0.95**STEPS
+    assert_close(end, [start[0], shrunk, start[2]], rtol=1e-4)
+    with pytest.raises(ValueError, match="before the optimizer is built"):
+        again.exclude_from_weight_decay(var_names=["kernel"])
+
+
+@every_optimizer
+def test_pickle_and_copy(name):
+    optimizer = ALL[name](learning_rate=0.125)
+    for again in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
+        assert again is not optimizer
+        assert again.get_config() == optimizer.get_config()
+
+
+@every_optimizer
 def test_loss_scale_factor_is_taken_out(name):
     scaled = [8 * g for g in streams()]
     optimizer = ALL[name](loss_scale_factor=8.0)
@@ -164,9 +197,10 @@ def test_loss_scale_optimizer_skips_steps_that_overflow(name):
     gradients = streams()
     inner = wrapped.inner_optimizer
 
+    apply = stepper(wrapped, variables)
+
     def step(t, factor):
-        grads = [ops.convert_to_tensor(factor * g[t]) for g in gradients]
-        wrapped.apply(grads, variables)
+        apply([ops.convert_to_tensor(factor * g[t]) for g in gradients])
 
     step(0, 8.0)
     before = numpy_values([*variables, *inner.variables])

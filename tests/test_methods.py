@@ -11,6 +11,7 @@ import twins
 from running import (
     BACKEND,
     KERNEL_AXES,
+    MODE,
     MODES,
     TENSORS,
     Variables,
@@ -46,8 +47,11 @@ def test_table_is_complete():
     assert len(classes) == 16
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("name", "keywords"), CASES, ids=case_id)
+# every mode with default settings, one mode with the others
+TWINS = [(*case, mode) for case in CASES for mode in ([MODE] if case[1] else MODES)]
+
+
+@pytest.mark.parametrize(("name", "keywords", "mode"), TWINS, ids=case_id)
 def test_equals_twin(name, keywords, mode):
     row = OPTIMIZERS[name]
     variables = Variables()

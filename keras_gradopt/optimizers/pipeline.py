@@ -59,6 +59,7 @@ class Pipeline:
                     "a list of keras_gradopt.transforms.Transform objects" + hint,
                 )
         self.transforms = tuple(transforms)
+        self.exclusions: dict[str, list[str]] = {}  # from weight decay
         self._optimizer = optimizer
         self._plans: list[list[Any]] = []
         self._slots: list[list[list[keras.Variable]]] = []
@@ -187,7 +188,51 @@ def settings(config: Mapping[str, Any]) -> str:
     )
 
 
-class Pipelined(keras.optimizers.Optimizer):
+class KeepsExclusions(keras.optimizers.Optimizer):
+    """Mixin: what `exclude_from_weight_decay` was told survives saving and reloading.
+
+    Keras itself forgets it, and decays after a reload what it did not before.
+    """
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Excludes variables from weight decay; call it before the optimizer is built.
+
+        Args:
+            var_list: variables to exclude. Defaults to none.
+            var_names: regular expressions; variables in whose name one is found are
+                excluded. Defaults to none.
+
+        Raises:
+            ValueError: if the optimizer is built already.
+        """
+        if self.built:
+            raise ValueError(
+                "`exclude_from_weight_decay` must be called before the optimizer is "
+                f"built. Received: var_list={var_list}, var_names={var_names}"
+            )
+        self._pipeline.exclusions = {
+            "paths": [variable.path for variable in var_list or []],
+            "var_names": list(var_names or []),
+        }
+        super().exclude_from_weight_decay(var_list, var_names)
+
+    def _find_excluded(self, variables: Sequence[keras.Variable]) -> None:
+        # After a reload there are paths of variables only.
+        excluded = self._pipeline.exclusions
+        if excluded:
+            listed = [v for v in variables if v.path in excluded["paths"]]
+            super().exclude_from_weight_decay(listed, excluded["var_names"])
+
+    def _exclusions_config(self) -> dict[str, Any]:
+        excluded = self._pipeline.exclusions
+        return {"exclude_from_weight_decay": excluded} if excluded else {}
+
+
+class Pipelined(KeepsExclusions):
     """Mixin for a Keras optimizer class: transforms run before its own update.
 
     Also checks the keywords that all optimizers share, refuses saved state of
@@ -217,6 +262,7 @@ class Pipelined(keras.optimizers.Optimizer):
         """Creates the slot variables, one set per model variable."""
         if self.built:
             return
+        self._find_excluded(variables)
         super().build(variables)
         self._pipeline.build(variables)
         self._transform_slots = self._pipeline.slots
@@ -238,7 +284,18 @@ class Pipelined(keras.optimizers.Optimizer):
         config = super().get_config()
         for transform in self.transforms:
             config.update(transform.get_config())
-        return config
+        return {**config, **self._exclusions_config()}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Any:
+        """Creates the optimizer from what `get_config` returned."""
+        config = dict(config)
+        exclusions = config.pop("exclude_from_weight_decay", {})
+        optimizer = super().from_config(config, custom_objects)
+        optimizer._pipeline.exclusions = exclusions
+        return optimizer
 
     def _steps(self) -> list[str]:
         own = super().get_config()

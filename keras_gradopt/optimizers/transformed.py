@@ -6,12 +6,17 @@ from typing import Any
 import keras
 
 from keras_gradopt import arguments
-from keras_gradopt.optimizers.pipeline import Pipeline, load_state, settings
+from keras_gradopt.optimizers.pipeline import (
+    KeepsExclusions,
+    Pipeline,
+    load_state,
+    settings,
+)
 from keras_gradopt.transforms import Transform, register
 
 
 @register
-class Transformed(keras.optimizers.Optimizer):
+class Transformed(KeepsExclusions):
     """Any Keras optimizer, with gradient transforms in front of its update.
 
     The transforms run left to right on what the inner optimizer's `update_step`
@@ -100,6 +105,7 @@ class Transformed(keras.optimizers.Optimizer):
         """Creates the slot variables, one set per model variable."""
         if self.built:
             return
+        self._find_excluded(variables)
         self.inner_optimizer.build(variables)
         self._pipeline.build(variables)
         self._transform_slots = self._pipeline.slots
@@ -129,6 +135,7 @@ class Transformed(keras.optimizers.Optimizer):
         return {
             "inner_optimizer": serialize(self.inner_optimizer),
             "transforms": [serialize(transform) for transform in self.transforms],
+            **self._exclusions_config(),
         }
 
     @classmethod
@@ -141,7 +148,9 @@ class Transformed(keras.optimizers.Optimizer):
             return keras.saving.deserialize_keras_object(item, custom_objects)
 
         transforms = [deserialize(item) for item in config["transforms"]]
-        return cls(deserialize(config["inner_optimizer"]), transforms)
+        optimizer = cls(deserialize(config["inner_optimizer"]), transforms)
+        optimizer._pipeline.exclusions = config.get("exclude_from_weight_decay", {})
+        return optimizer
 
     def __repr__(self) -> str:
         inner = self.inner_optimizer

@@ -1,0 +1,100 @@
+"""Several devices or processes give the weights of one on the same global batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import BACKEND
+from table import ALL
+
+WORKERS = Path(__file__).parent / "workers"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BACKEND != "tensorflow", reason="starts its own backends"),
+]
+
+
+def start(script, *arguments, backend="tensorflow"):
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "0"}
+    environment.pop("TF_CONFIG", None)
+    command = [sys.executable, WORKERS / script, *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes, timeout=900):
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=timeout)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def free_addresses(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+def weights(folder, name):
+    with np.load(folder / f"{name}.npz") as arrays:
+        return [arrays[key] for key in arrays.files]
+
+
+def assert_same(folder, other):
+    for name in ALL:
+        for ours, one in zip(weights(folder, name), weights(other, name)):
+            np.testing.assert_allclose(ours, one, rtol=1e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_device")
+    finish(start("one_device.py", folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_device_jax(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_device_jax")
+    finish(start("one_device.py", folder, backend="jax"))
+    return folder
+
+
+def test_mirrored_strategy(one_device, tmp_path):
+    finish(start("mirrored.py", tmp_path))
+    assert_same(tmp_path, one_device)
+
+
+def test_multi_worker_mirrored_strategy(one_device, tmp_path):
+    addresses = free_addresses(2)
+    finish(*(start("multiworker.py", tmp_path, i, *addresses) for i in range(2)))
+    assert_same(tmp_path, one_device)
+
+
+def test_data_parallel_over_processes(one_device_jax, tmp_path):
+    (coordinator,) = free_addresses(1)
+    flags = [(tmp_path, index, 2, coordinator) for index in range(2)]
+    finish(*(start("jax_processes.py", *f, backend="jax") for f in flags))
+    assert_same(tmp_path, one_device_jax)
+
+
+def test_model_parallel(one_device_jax, tmp_path):
+    finish(start("jax_model_parallel.py", tmp_path, backend="jax"))
+    assert_same(tmp_path, one_device_jax)

@@ -1,0 +1,25 @@
+"""`fit` with ModelParallel on forced host devices. Arguments: output folder."""
+
+import os
+import sys
+
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["JAX_ENABLE_X64"] = "0"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import keras
+from common import ALL, fitted, save
+
+mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
+layout = keras.distribution.LayoutMap(mesh)
+layout["conv/kernel"] = (None, None, None, "model")
+layout["conv/bias"] = ("model",)
+layout["dense/kernel"] = ("model", None)
+keras.distribution.set_distribution(
+    keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+)
+for name in ALL:
+    model = fitted(name)
+    sharding = model.get_layer("conv").kernel.value.sharding
+    assert "model" in str(sharding.spec), sharding
+    save(sys.argv[1], name, model)
