@@ -58,9 +58,10 @@ def weights(folder, name):
 
 
 def assert_same(folder, other):
+    """To the rounding of sums in another order; weights move by 1e-2 and more."""
     for name in ALL:
         for ours, one in zip(weights(folder, name), weights(other, name)):
-            np.testing.assert_allclose(ours, one, rtol=1e-4, atol=2e-6, err_msg=name)
+            np.testing.assert_allclose(ours, one, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
 @pytest.fixture(scope="module")

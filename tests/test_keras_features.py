@@ -191,6 +191,8 @@ def test_loss_scale_factor_is_taken_out(name):
 @every_optimizer
 def test_loss_scale_optimizer_skips_steps_that_overflow(name):
     """Variables and slots are untouched by a step with an infinite gradient."""
+    if BACKEND == "jax" and name == "WGDNadam":
+        pytest.skip("Keras' own Nadam is wrong there: test_nadam_with_loss_scaling")
     variables = new_variables()
     wrapped = keras.optimizers.LossScaleOptimizer(ALL[name](), initial_scale=8.0)
     wrapped.build(variables)
@@ -210,6 +212,18 @@ def test_loss_scale_optimizer_skips_steps_that_overflow(name):
     assert float(wrapped.dynamic_scale) == 4.0
     step(1, 4.0)
     assert_close(numpy_values(variables), go(ALL[name](), [g[:2] for g in gradients]))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="right elsewhere")
+def test_nadam_with_loss_scaling_is_wrong_on_jax():
+    """Why WGDNadam is: when this fails, Keras has mended it, so drop the skip."""
+    variables, gradients = new_variables(), streams(2)
+    nadam = keras.optimizers.Nadam()
+    wrapped = keras.optimizers.LossScaleOptimizer(nadam, initial_scale=8.0)
+    wrapped.build(variables)
+    for grads in zip(*gradients):
+        stepper(wrapped, variables)([ops.convert_to_tensor(8 * g) for g in grads])
+    assert_differ(numpy_values(variables), go(keras.optimizers.Nadam(), gradients))
 
 
 @every_optimizer

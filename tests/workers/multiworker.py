@@ -30,8 +30,9 @@ for name in ALL:
 
     def step(x, y, model=model, optimizer=optimizer, loss_function=loss_function):
         with tf.GradientTape() as tape:
-            # apply() adds up the workers' gradients: each gives its part of the mean
-            value = loss_function(y, model(x, training=True)) / len(addresses)
+            # Under a strategy Keras' losses are divided by the number of replicas, and
+            # `apply` adds up their gradients.
+            value = loss_function(y, model(x, training=True))
         variables = model.trainable_variables
         optimizer.apply(tape.gradient(value, variables), variables)
 
