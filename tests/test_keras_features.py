@@ -307,8 +307,6 @@ def fit(model, epochs=1):
 @every_optimizer
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains(name, policy):
-    if BACKEND == "torch" and policy == "mixed_float16":
-        pytest.skip("Keras' loss scaling needs a stateless scope on PyTorch")
     keras.config.set_dtype_policy(policy)
     try:
         model = small_model()
