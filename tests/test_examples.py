@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from running import BACKEND
 
+import keras_gradopt
+
 pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow examples")
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +68,26 @@ def test_resnet20_is_he_et_als():
     ]
     assert len(weighted) == 20
     assert MODELS["resnet20"]((8, 8, 1), 10)(np.zeros((2, 8, 8, 1))).shape == (2, 10)
+    # a saved model is of Keras' own layers: it loads without the examples
+    layer_modules = {type(layer).__module__.split(".")[0] for layer in model.layers}
+    assert layer_modules == {"keras"}
+
+
+SERVE = """
+import sys
+sys.modules["keras_gradopt"] = sys.modules["keras"] = None  # as if not installed
+import json
+import tensorflow as tf
+images = tf.constant(json.loads(sys.argv[2]), tf.float32)
+print(json.dumps(tf.saved_model.load(sys.argv[1]).serve(images).numpy().tolist()))
+"""
+
+
+def serve_without_keras(path, images):
+    """The predictions of a SavedModel in a process with TensorFlow alone."""
+    command = [sys.executable, "-c", SERVE, path, json.dumps(images.tolist())]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return np.array(json.loads(result.stdout))
 
 
 def test_short_run_leaves_everything(data_dir, tmp_path):
@@ -92,10 +114,11 @@ def test_short_run_leaves_everything(data_dir, tmp_path):
     assert run["metrics"]["last_loss"] == pytest.approx(history["loss"][1], rel=1e-5)
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    best = keras.saving.load_model(
-        tmp_path / "best.keras", custom_objects={}, compile=True
-    )
-    assert type(best.optimizer).__name__ == "AngularGrad"
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    assert isinstance(best.optimizer, keras_gradopt.AngularGrad)
+    served = serve_without_keras(tmp_path / "saved_model", np.zeros((3, 8, 8, 1)))
+    expected = best.predict(np.zeros((3, 8, 8, 1)), verbose=0)
+    np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -43,7 +43,10 @@ def _resnet(blocks, input_shape, classes, l2, adapt_to, name):
         x = layers.ReLU()(convolve(x, channels, strides))
         x = convolve(x, channels)
         if strides > 1:  # He et al.'s option A: no parameters in any shortcut
-            shortcut = PadShortcut(channels, strides)(shortcut)
+            # every n-th pixel; the new channels are zero
+            shortcut = layers.MaxPooling2D(1, strides)(shortcut)
+            missing = channels - shortcut.shape[-1]
+            shortcut = ops.pad(shortcut, [[0, 0], [0, 0], [0, 0], [0, missing]])
         return layers.ReLU()(layers.Add()([shortcut, x]))
 
     inputs = keras.Input(input_shape, name="image")
@@ -64,22 +67,3 @@ def _resnet(blocks, input_shape, classes, l2, adapt_to, name):
         dtype="float32",
     )(x)
     return keras.Model(inputs, outputs, name=name)
-
-
-@keras.saving.register_keras_serializable(package="keras_gradopt_examples")
-class PadShortcut(layers.Layer):
-    """A shortcut to fewer pixels and more channels: every n-th pixel, zero channels."""
-
-    def __init__(self, channels, strides, **kwargs):
-        super().__init__(**kwargs)
-        self.channels = channels
-        self.strides = strides
-
-    def call(self, x):
-        x = x[:, :: self.strides, :: self.strides, :]
-        missing = self.channels - x.shape[-1]
-        return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, missing]])
-
-    def get_config(self):
-        config = super().get_config()
-        return {**config, "channels": self.channels, "strides": self.strides}
