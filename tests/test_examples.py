@@ -79,7 +79,8 @@ sys.modules["keras_gradopt"] = None  # as if not installed
 import json
 import tensorflow as tf
 images = tf.constant(json.loads(sys.argv[2]), tf.float32)
-print(json.dumps(tf.saved_model.load(sys.argv[1]).serve(images).numpy().tolist()))
+served = tf.saved_model.load(sys.argv[1])
+print(json.dumps(served.serve(images).numpy().tolist()))
 """
 
 
