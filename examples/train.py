@@ -173,6 +173,7 @@ def main(arguments=None):
     args = parse_arguments(arguments)
     begin = time.perf_counter()
     keras.utils.set_random_seed(args.seed)
+    tf.config.experimental.enable_op_determinism()  # threads add up in a fixed order
     train, validation, info, images = load_data(
         args.dataset, args.data_dir, args.batch_size, args.seed
     )
