@@ -54,9 +54,8 @@ eighth of their size (He et al.: 4 of 32 pixels).
 """
 
 
-def load_data(name, data_dir, batch_size, seed):
+def load_data(builder, batch_size, seed):
     """Returns (train, validation, info, training images)."""
-    builder = prepared_builder(name, data_dir)
 
     def read(split):
         data = builder.as_dataset(split=split, as_supervised=True)
@@ -172,11 +171,10 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     args = parse_arguments(arguments)
     begin = time.perf_counter()
-    keras.utils.set_random_seed(args.seed)
+    builder = prepared_builder(args.dataset, args.data_dir)
+    keras.utils.set_random_seed(args.seed)  # preparing draws random numbers
     tf.config.experimental.enable_op_determinism()  # threads add up in a fixed order
-    train, validation, info, images = load_data(
-        args.dataset, args.data_dir, args.batch_size, args.seed
-    )
+    train, validation, info, images = load_data(builder, args.batch_size, args.seed)
     steps = len(train)
     if steps == 0:
         sys.exit(
