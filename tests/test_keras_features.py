@@ -192,7 +192,7 @@ def test_loss_scale_factor_is_taken_out(name):
 def test_loss_scale_optimizer_skips_steps_that_overflow(name):
     """Variables and slots are untouched by a step with an infinite gradient."""
     if BACKEND == "jax" and name == "WGDNadam":
-        pytest.skip("Keras' own Nadam is wrong there: test_nadam_with_loss_scaling")
+        pytest.skip("Keras' Nadam: test_nadam_with_loss_scaling_is_wrong_on_jax")
     variables = new_variables()
     wrapped = keras.optimizers.LossScaleOptimizer(ALL[name](), initial_scale=8.0)
     wrapped.build(variables)
