@@ -158,7 +158,7 @@ def optimizer_keywords(own: Iterable[str], keywords: dict[str, Any]) -> dict[str
     clips = {n: v for n, v in checked.items() if "clip" in n and v is not None}
     if len(clips) > 1:
         raise ValueError(
-            "At most one of `clipnorm`, `clipvalue` and `global_clipnorm` may be "
-            f"set. Received: {clips}"
+            "Only one of `clipnorm`, `clipvalue` and `global_clipnorm` can be set. "
+            f"Received: {clips}"
         )
     return checked

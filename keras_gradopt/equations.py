@@ -9,7 +9,7 @@ References:
     AngularGrad: Roy et al. (2021). AdaNorm: Dubey et al. (2022).
     GAF: Liu et al. (2021). AdaL: Zhang et al. (2021).
     WGD: Gholamalinejad and Khosravi (2022).
-    diffGrad: Dubey et al. (2019). RAdam: Liu et al. (2019).
+    diffGrad: Dubey et al. (2019). RAdam: Liu et al. (2019). Nadam: Dozat (2016).
 """
 
 import math
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -108,6 +109,37 @@ def rectification(
         ((safe - 4) * (safe - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * safe)
     )
     return rectified, ops.where(rectified, r, 0.0)
+
+
+# prod of (1 - 0.5 * 0.96**i) for i = 1, 2, ..., constant to 1e-17 from here on
+_NADAM_PRODUCTS = np.cumprod(1 - 0.5 * 0.96 ** np.arange(1.0, 1025.0))
+
+
+def nadam_momentum(m: Tensor, gradient: Tensor, beta_1: float, step: Tensor) -> Tensor:
+    """Nadam's bias-corrected look-ahead momentum (Dozat 2016, Algorithm 2).
+
+    `mu_{t+1} m / (1 - mu_1 ... mu_{t+1}) + (1 - mu_t) g / (1 - mu_1 ... mu_t)`,
+    `mu_t = beta_1 (1 - 0.5 * 0.96^t)`.
+
+    Args:
+        m: the new first moment.
+        gradient: g, what `m` was updated with.
+        beta_1: decay of the first moment.
+        step: t, a floating point scalar counting from 1.
+    """
+    table = ops.convert_to_tensor(_NADAM_PRODUCTS, step.dtype)
+    last = len(_NADAM_PRODUCTS) - 1
+
+    def mu(t):
+        return beta_1 * (1 - 0.5 * 0.96**t)
+
+    def product(t):  # of mu_1 to mu_t
+        index = ops.cast(ops.where(t - 1 < last, t - 1, last), "int32")
+        return ops.power(beta_1, t) * ops.take(table, index)
+
+    after = step + 1
+    ahead = mu(after) * m / (1 - product(after))
+    return ahead + (1 - mu(step)) * gradient / (1 - product(step))
 
 
 def difference_friction(gradient: Tensor, previous: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def test_own_arguments_are_suggested():
 
 
 def test_two_ways_of_clipping_are_refused():
-    with pytest.raises(ValueError, match="At most one of `clipnorm`"):
+    with pytest.raises(ValueError, match="Only one of `clipnorm`"):
         kg.AdaL(clipnorm=1.0, clipvalue=1.0)
 
 

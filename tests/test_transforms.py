@@ -27,7 +27,10 @@ def test_transformed_is_the_named_class(name, mode):
     streams = [g.astype("float32") for g in gradients()]
     row = OPTIMIZERS[name]
     named = run(row.make(), Variables(dtype="float32"), streams, mode)
-    assert_equal(run(row.identity(), Variables(dtype="float32"), streams, mode), named)
+    transformed = run(row.identity(), Variables(dtype="float32"), streams, mode)
+    for tensor, a, b in zip(TENSORS, transformed, named):
+        atol = row.identity_rtol * np.abs(a - a[0]).max()
+        np.testing.assert_allclose(b, a, rtol=0, atol=atol, err_msg=tensor)
 
 
 def test_transformed_correct_norm_is_both_moments():

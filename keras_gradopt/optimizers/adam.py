@@ -37,7 +37,7 @@ class _AdamUpdate(keras.optimizers.Optimizer):
         m = equations.moving_average(ops.cast(m_slot, dtype), first, self.beta_1)
         v = self.second_moment(ops.cast(v_slot, dtype), second, m, index)
         step = ops.cast(self.iterations + 1, dtype)
-        update = ops.cast(learning_rate, dtype) * self.direction(m, v, step)
+        update = ops.cast(learning_rate, dtype) * self.direction(m, v, first, step)
         self.assign(m_slot, ops.cast(m, m_slot.dtype))
         self.assign(v_slot, ops.cast(v, v_slot.dtype))
         self.assign_sub(variable, ops.cast(update, variable.dtype))
@@ -54,8 +54,8 @@ class _AdamUpdate(keras.optimizers.Optimizer):
         """The new second moment, from the old one and the new first moment."""
         return equations.moving_average(v, ops.square(gradient), self.beta_2)
 
-    def direction(self, m: Tensor, v: Tensor, step: Tensor) -> Tensor:
-        """What the learning rate multiplies."""
+    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
+        """What the learning rate multiplies; the gradient is the first moment's."""
         m_hat = m / equations.bias_correction(self.beta_1, step)
         v_hat = v / equations.bias_correction(self.beta_2, step)
         return equations.adam_direction(m_hat, v_hat, self.epsilon)
@@ -166,11 +166,11 @@ class RAdam(AdamCore):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self.rho_threshold = arguments.number("rho_threshold", rho_threshold, 4)
 
-    def direction(self, m: Tensor, v: Tensor, step: Tensor) -> Tensor:
+    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
         """Adam's direction, rectified, or the first moment."""
         rectified, r = equations.rectification(step, self.beta_2, self.rho_threshold)
         m_hat = m / equations.bias_correction(self.beta_1, step)
-        return ops.where(rectified, r * super().direction(m, v, step), m_hat)
+        return ops.where(rectified, r * super().direction(m, v, gradient, step), m_hat)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
@@ -275,7 +275,7 @@ class NosAdam(AdamCore):
         self.assign(weight_sum, total)
         return v + weight / total * (ops.square(gradient) - v)
 
-    def direction(self, m: Tensor, v: Tensor, step: Tensor) -> Tensor:
+    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
         """Adam's direction, without bias correction of the second moment."""
         m_hat = m / equations.bias_correction(self.beta_1, step)
         return equations.adam_direction(m_hat, v, self.epsilon)

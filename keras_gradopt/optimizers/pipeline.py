@@ -21,12 +21,14 @@ from keras_gradopt.transforms import Transform
 def dense(gradient: Any, variable: Any) -> Tensor:
     """The gradient as a dense tensor, in the dtype to compute in.
 
-    An embedding's gradient on TensorFlow holds only the rows that occurred; rows
-    that did not have gradient zero.
+    An embedding's sparse gradient (`tf.IndexedSlices`, on JAX a `BCOO` matrix) holds
+    only the rows that occurred; rows that did not have gradient zero.
     """
-    if hasattr(gradient, "dense_shape"):  # tf.IndexedSlices
+    if hasattr(gradient, "dense_shape"):  # IndexedSlices: convert_to_tensor keeps them
         rows = ops.expand_dims(gradient.indices, -1)
         gradient = ops.scatter(rows, gradient.values, variable.shape)
+    else:
+        gradient = ops.convert_to_tensor(gradient, sparse=False)
     return ops.cast(gradient, wide_dtype(variable.dtype))
 
 
@@ -207,17 +209,19 @@ class KeepsExclusions(keras.optimizers.Optimizer):
                 excluded. Defaults to none.
 
         Raises:
-            ValueError: if the optimizer is built already.
+            ValueError: if the optimizer is built already, unless it is told the same
+                again (as by a second replica under `tf.distribute`).
         """
-        if self.built:
+        exclusions = {
+            "paths": [variable.path for variable in var_list or []],
+            "var_names": list(var_names or []),
+        }
+        if self.built and exclusions != self._pipeline.exclusions:
             raise ValueError(
                 "`exclude_from_weight_decay` must be called before the optimizer is "
                 f"built. Received: var_list={var_list}, var_names={var_names}"
             )
-        self._pipeline.exclusions = {
-            "paths": [variable.path for variable in var_list or []],
-            "var_names": list(var_names or []),
-        }
+        self._pipeline.exclusions = exclusions
         super().exclude_from_weight_decay(var_list, var_names)
 
     def _find_excluded(self, variables: Sequence[keras.Variable]) -> None:

@@ -4,8 +4,9 @@ from typing import Unpack
 
 import keras
 
-from keras_gradopt import arguments
+from keras_gradopt import arguments, equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore, RAdam
 from keras_gradopt.optimizers.pipeline import Pipelined
 from keras_gradopt.transforms import Whiten, register
@@ -151,11 +152,12 @@ class WGDRAdam(_WhitenedAdaptive, RAdam):
 
 
 @register
-class WGDNadam(_WhitenedAdaptive, keras.optimizers.Nadam):
-    """WGDNadam: Keras' Nadam on whitened gradients of convolution kernels.
+class WGDNadam(_WhitenedAdaptive, AdamCore):
+    """WGDNadam: Nadam on whitened gradients of convolution kernels.
 
-    The same as `Transformed(keras.optimizers.Nadam(...), [Whiten(...)])`; see
-    `Whiten`.
+    The same as `Transformed(keras.optimizers.Nadam(...), [Whiten(...)])` to rounding,
+    and right where Keras' Nadam is not: with half-precision variables, and under
+    loss scaling on JAX. See `Whiten`.
 
     Args:
         learning_rate: see `AdamCore`. Defaults to `0.001`.
@@ -189,11 +191,10 @@ class WGDNadam(_WhitenedAdaptive, keras.optimizers.Nadam):
         mean_over: str = "kernels",
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
-        super().__init__(
-            learning_rate,
-            arguments.decay_rate("beta_1", beta_1),
-            arguments.decay_rate("beta_2", beta_2),
-            arguments.positive("epsilon", epsilon),
-            mean_over,
-            **keywords,
-        )
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, mean_over, **keywords)
+
+    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
+        """Adam's direction, with Nadam's momentum for the first moment."""
+        m_hat = equations.nadam_momentum(m, gradient, self.beta_1, step)
+        v_hat = v / equations.bias_correction(self.beta_2, step)
+        return equations.adam_direction(m_hat, v_hat, self.epsilon)
