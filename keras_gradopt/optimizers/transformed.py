@@ -91,6 +91,10 @@ class Transformed(KeepsExclusions):
         else:
             setattr(self.inner_optimizer, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        target = self if self._is_own(name) else self.inner_optimizer
+        object.__delattr__(target, name)
+
     def __dir__(self) -> Iterable[str]:
         # Keras saves the state of every optimizer that dir() lists; the state of the
         # inner one is this object's state already.
