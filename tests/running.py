@@ -109,6 +109,8 @@ def stepper(optimizer, variables, mode=MODE):
 
     if mode == "eager":
         return eager
+    if not optimizer.built:
+        optimizer.build(list(variables))
     if BACKEND == "tensorflow":
         import tensorflow as tf
 

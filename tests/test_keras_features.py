@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from running import BACKEND, numpy_values, stepper
+from running import BACKEND, MODES, numpy_values, stepper
 from table import ALL
 
 every_optimizer = pytest.mark.parametrize("name", ALL)
@@ -277,6 +277,87 @@ def test_multi_optimizer_runs_two_of_ours(name):
     assert_close(both, [backbone[0], *head[1:]], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("mode", MODES if BACKEND != "jax" else ["eager", "xla"])
+@every_optimizer
+def test_eager_graph_and_compiled_agree(name, mode):
+    """To the rounding of float32; eager on NumPy's float64 twin is in test_methods."""
+    streams, variables = streams_of_every_kind(), new_variables()
+    reference = go(ALL[name](), streams)
+    apply = stepper(ALL[name](), variables, mode)
+    for grads in zip(*streams):
+        apply([ops.convert_to_tensor(g) for g in grads])
+    assert_close(numpy_values(variables), reference)
+
+
+def streams_of_every_kind():
+    """Ordinary gradients, one all zero, one repeated, a huge and a tiny one."""
+    gradients = streams(8)
+    for g in gradients:
+        g[2], g[4], g[5], g[6] = 0, g[3], 1e6 * g[5], 1e-6 * g[6]
+    return gradients
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@every_optimizer
+def test_no_nan_where_adam_has_none(name, dtype):
+    """Zero, repeated, tiny and huge gradients, in every dtype of the variables."""
+    random = np.random.default_rng(0)
+    one = random.normal(size=(2, 2, 2, 3))
+    huge, tiny = {"float16": (1e4, 1e-7)}.get(dtype, (1e30, 1e-30))
+
+    def final(optimizer, scales):
+        variable = keras.Variable(random.normal(size=one.shape), dtype=dtype)
+        optimizer.build([variable])
+        apply = stepper(optimizer, [variable])
+        for scale in scales:
+            apply([ops.cast(ops.convert_to_tensor(scale * one), dtype)])
+        value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
+        return np.isfinite(value)
+
+    for scales in ([0, 0, 1, 1], [1, 1, 1, 1], [tiny, tiny, 1], [1, 1, 1, huge]):
+        ours = final(ALL[name](), scales)
+        adam = final(keras.optimizers.Adam(), scales)
+        assert (ours >= adam).all(), scales
+
+
+@every_optimizer
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_infinite_gradients_do_what_they_do_to_adam(name, value):
+    """The entry is lost with Adam; other entries and variables of ours stay finite.
+
+    A norm or mean spreads an infinite entry over its variable, never to another.
+    """
+    gradients = [g.copy() for g in streams(3)]
+    gradients[1][1, 0, 0] = value
+    ours = go(ALL[name](), gradients)
+    assert np.isfinite(ours[0]).all() and np.isfinite(ours[2]).all()
+    spreads = "AdaL" in name or "Norm" in name or name == "Transformed Adam"
+    if not spreads:
+        others = np.ones_like(ours[1], bool)
+        others[0, 0] = False
+        assert np.isfinite(ours[1][others]).all()
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no stateless_apply")
+@every_optimizer
+@pytest.mark.parametrize("accumulate", [None, 3])
+def test_stateless_apply_is_apply(name, accumulate):
+    optimizer = ALL[name](gradient_accumulation_steps=accumulate)
+    variables = new_variables()
+    optimizer.build(variables)
+    state, values = optimizer.variables, [v.value for v in variables]
+    state = [v.value for v in state]
+    before = numpy_values([*optimizer.variables, *variables])
+    for grads in zip(*streams()):
+        values, state = optimizer.stateless_apply(
+            state, [ops.convert_to_tensor(g) for g in grads], values
+        )
+    for old, new in zip(before, numpy_values([*optimizer.variables, *variables])):
+        np.testing.assert_array_equal(old, new)  # nothing but the results changed
+    expected = go(ALL[name](gradient_accumulation_steps=accumulate), streams())
+    assert_close([ops.convert_to_numpy(v) for v in values], expected)
+
+
 def small_model():
     keras.utils.set_random_seed(0)
     return keras.Sequential(
@@ -351,6 +432,44 @@ def test_freezing_after_building_stops_a_layer(name):
     model.compile(ALL[name](), loss="sparse_categorical_crossentropy")
     fit(model)
     assert_differ(numpy_values(model.get_layer("backbone").weights), frozen)
+
+
+@pytest.mark.slow
+@every_optimizer
+def test_freezing_without_compiling_again(name):
+    """A custom loop that leaves a layer out and takes it in again."""
+    variables = new_variables()
+    optimizer = ALL[name]()
+    optimizer.build(variables)
+    before = numpy_values(variables)
+    rest, steps = variables[1:], list(zip(*streams()))
+    for grads in steps[:2]:
+        optimizer.apply([ops.convert_to_tensor(g) for g in grads[1:]], rest)
+    np.testing.assert_array_equal(numpy_values(variables)[0], before[0])
+    alone = ALL[name]()
+    others = new_variables()[1:]
+    for grads in steps[:2]:
+        alone.apply([ops.convert_to_tensor(g) for g in grads[1:]], others)
+    assert_close(numpy_values(rest), numpy_values(others), rtol=0, atol=0)
+    for grads in steps[2:]:
+        optimizer.apply([ops.convert_to_tensor(g) for g in grads], variables)
+    assert_differ(numpy_values(variables)[:1], before[:1])
+
+
+@pytest.mark.slow
+@every_optimizer
+@pytest.mark.parametrize("how", ["run_eagerly", "jit_compile"])
+def test_fit_eager_and_compiled(name, how):
+    """The weights are those of a plain `fit`."""
+    if (BACKEND, how) == ("torch", "jit_compile"):
+        pytest.skip("Keras compiles the model there, not the optimizer")
+    finals = []
+    for keywords in ({how: True}, {"jit_compile": False}):
+        model = small_model()
+        model.compile(ALL[name](), loss="sparse_categorical_crossentropy", **keywords)
+        fit(model)
+        finals.append(numpy_values(model.trainable_weights))
+    assert_close(*finals, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -176,6 +176,50 @@ def test_tensorflow_checkpoint_round_trip(name, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a TensorFlow format")
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize(
+    ("saved", "name", "message"),
+    [
+        (kg.AdamCore, "AngularGrad", r"_previous_\w+: here \(.*\), saved nothing"),
+        (kg.AngularGrad, "RAdam", r"saved number \d+ .*: nothing here"),
+        (kg.AdamCore, "Transformed Lion", "is of AdamCore, this optimizer is Trans"),
+    ],
+)
+def test_tensorflow_checkpoint_of_another_optimizer_is_refused(
+    saved, name, message, built, tmp_path
+):
+    """At once, or when the optimizer is built."""
+    import tensorflow as tf
+
+    def checkpoint(optimizer):
+        return tf.train.Checkpoint(optimizer=optimizer)
+
+    variables = [keras.Variable(np.ones((3, 2), "float32"), name="kernel")]
+    other, optimizer = saved(), ALL[name]()
+    other.build(variables)
+    path = checkpoint(other).write(str(tmp_path / "ckpt"))
+    if built:
+        optimizer.build(variables)
+        with pytest.raises(ValueError, match=message):
+            checkpoint(optimizer).read(path)
+    else:
+        checkpoint(optimizer).read(path)
+        with pytest.raises(ValueError, match=message):
+            optimizer.build(variables)
+
+
+@pytest.mark.parametrize("name", ["AngularGrad", "AdamNorm", "Transformed Adam"])
+def test_saved_before_training_loads(name, tmp_path):
+    """Keras builds the optimizer at loading, not at `compile`."""
+    model = small_model()
+    model.compile(ALL[name](0.25), loss="mse")
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert float(again.optimizer.learning_rate) == 0.25
+    assert int(again.optimizer.iterations) == 0
+
+
 def test_transform_config_round_trip():
     for transform in (
         kt.Whiten("entries"),

@@ -255,11 +255,7 @@ class NosAdam(AdamCore):
         super().__init__(learning_rate, beta_1, epsilon=epsilon, **keywords)
         self.gamma = arguments.number("gamma", gamma, 0)
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the slot variables, one set per model variable."""
-        if self.built:
-            return
-        super().build(variables)
+    def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
         self._weight_sums = [
             add_scalar(self, variable, "weight_sum") for variable in variables
         ]

@@ -34,11 +34,7 @@ class _NormCorrected(AdamCore):
         )
         self._correction = Pipeline(self, [CorrectNorm(self.gamma)])
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the slot variables, one set per model variable."""
-        if self.built:
-            return
-        super().build(variables)
+    def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
         self._correction.build(variables)
         self._correction_slots = self._correction.slots
 

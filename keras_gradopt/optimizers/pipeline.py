@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor, wide_dtype
+from keras_gradopt.optimizers.state import CheckpointGuard, load_state
 from keras_gradopt.transforms import Transform
 
 
@@ -138,37 +139,6 @@ def add_scalar(
     )
 
 
-def load_state(optimizer: keras.optimizers.Optimizer, store: Mapping[str, Any]) -> None:
-    """Assigns saved state to a built optimizer's variables.
-
-    Raises:
-        ValueError: if number or shapes of the saved variables differ. Nothing is
-            assigned then.
-    """
-    variables = optimizer.variables
-    saved = {key: tuple(store[key].shape) for key in store.keys()}
-    problems = [
-        f"{variable.path}: here {tuple(variable.shape)}, saved "
-        f"{saved.get(str(i), 'nothing')}"
-        for i, variable in enumerate(variables)
-        if saved.get(str(i)) != tuple(variable.shape)
-    ]
-    expected = {str(i) for i in range(len(variables))}
-    surplus = sorted(saved.keys() - expected, key=lambda k: (len(k), k))
-    problems += [f"saved number {k} {saved[k]}: nothing here" for k in surplus]
-    if problems:
-        shown = "\n  ".join(problems[:8])
-        more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(
-            f"The saved state is not of this optimizer ({optimizer!r}). It has "
-            f"{len(saved)} variables, this one {len(variables)}. Differences:"
-            f"\n  {shown}{more}\nTo use the weights of the model alone, load them "
-            "before `compile`."
-        )
-    for i, variable in enumerate(variables):
-        variable.assign(store[str(i)])
-
-
 def settings(config: Mapping[str, Any]) -> str:
     """The settings in an optimizer's config that are set, for its `repr`."""
     unused = {"name"}
@@ -253,6 +223,7 @@ class Pipelined(KeepsExclusions):
             **arguments.optimizer_keywords(set(own) - {"self", "keywords"}, keywords),
         )
         self._run_first()
+        self._guard = CheckpointGuard(self)
 
     def _run_first(self, *transforms: Transform) -> None:
         self._pipeline = Pipeline(self, transforms)
@@ -270,6 +241,11 @@ class Pipelined(KeepsExclusions):
         super().build(variables)
         self._pipeline.build(variables)
         self._transform_slots = self._pipeline.slots
+        self._add_slots(variables)
+        self._guard.check()
+
+    def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates what slots an optimizer has beside its base's and its transforms'."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Transforms the gradient, then updates one variable."""

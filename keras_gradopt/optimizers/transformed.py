@@ -9,9 +9,9 @@ from keras_gradopt import arguments
 from keras_gradopt.optimizers.pipeline import (
     KeepsExclusions,
     Pipeline,
-    load_state,
     settings,
 )
+from keras_gradopt.optimizers.state import CheckpointGuard, load_state
 from keras_gradopt.transforms import Transform, register
 
 
@@ -56,7 +56,13 @@ class Transformed(KeepsExclusions):
 
     # Base.__init__ is not called on purpose: it would make a second set of settings
     # and counters. This object has no state but the following; see __getattr__.
-    _OWN = ("_lock", "inner_optimizer", "_pipeline")
+    _OWN = (
+        "_lock",
+        "inner_optimizer",
+        "_pipeline",
+        "_guard",
+        "_checkpointed_layout",
+    )
 
     def __init__(
         self,
@@ -69,6 +75,11 @@ class Transformed(KeepsExclusions):
         self._lock = False
         self.inner_optimizer = inner_optimizer
         self._pipeline = pipeline
+        self._guard = CheckpointGuard(self)
+        if hasattr(
+            inner_optimizer, "_checkpointed_layout"
+        ):  # one of ours: once is enough
+            del inner_optimizer._checkpointed_layout
         if name is not None:
             self.name = arguments.text("name", name)
         if self.transforms:
@@ -113,6 +124,7 @@ class Transformed(KeepsExclusions):
         self.inner_optimizer.build(variables)
         self._pipeline.build(variables)
         self._transform_slots = self._pipeline.slots
+        self._guard.check()
 
     def apply(
         self,
