@@ -12,6 +12,10 @@ Any Keras optimizer takes the same ideas as transforms:
 ... )
 """
 
+from keras_gradopt import requirements
+
+requirements.check()
+
 from keras_gradopt import equations, optimizers, transforms
 from keras_gradopt.optimizers import (
     GAFSGD,

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import venv
@@ -135,3 +136,40 @@ def test_wheel_installs_and_imports_in_an_empty_environment(tmp_path):
     version, weight = result.stdout.split()
     assert version == keras_gradopt.__version__
     assert 0.9 < float(weight) < 1
+
+
+def import_with(code, **environment):
+    """Imports the package in a new process, after `code`; what it wrote to stderr."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport keras_gradopt\nprint('imported')"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+    return "imported" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "environment", "imports", "message"),
+    [
+        (
+            "import sys, types; sys.modules['keras'] = k = types.ModuleType('keras'); "
+            "k.__version__ = '2.15.0'",
+            {},
+            False,
+            "ImportError: keras_gradopt needs Keras 3.* Keras 2.15.0 is installed",
+        ),
+        ("", {"TF_USE_LEGACY_KERAS": "1"}, False, "ImportError: TF_USE_LEGACY_KERAS"),
+        (
+            "import sys, types; sys.modules['tf_keras'] = types.ModuleType('tf_keras')",
+            {},
+            True,
+            "UserWarning: tf_keras .* is imported in this process",
+        ),
+    ],
+    ids=["old Keras", "legacy Keras", "tf_keras beside"],
+)
+def test_unsupported_keras_is_one_sentence(code, environment, imports, message):
+    imported, errors = import_with(code, **environment)
+    assert imported == imports
+    assert re.search(message, errors), errors[-2000:]

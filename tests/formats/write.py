@@ -4,7 +4,8 @@
 
 makes `tests/formats/VERSION/`: for every optimizer a `.keras` file after three steps,
 and in `expected.npz` the weights after two more. Run it once per release that changes
-what is saved; never overwrite the files of an older one.
+what is saved, with the oldest Keras that setup.cfg allows (older ones cannot read what
+newer ones write); never overwrite the files of an older release.
 """
 
 import sys
