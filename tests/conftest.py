@@ -1,6 +1,8 @@
 """Settings that must come before Keras is imported, and shared fixtures."""
 
+import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_ENABLE_X64", "1")  # float64 twins on JAX
@@ -25,3 +27,45 @@ def float64():
 def seeded():
     """Fixes every random seed, so that a failure repeats."""
     keras.utils.set_random_seed(20260101)
+
+
+# Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder
+
+
+def pytest_collection_modifyitems(items):
+    from table import ALL
+
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        name = parameters.get("name")
+        item.user_properties.append(("optimizer", name if name in ALL else None))
+
+
+OUTCOMES = []
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" or (report.when == "setup" and not report.passed):
+        properties = dict(report.user_properties)
+        for optimizer in properties.get("optimizers", [properties["optimizer"]]):
+            OUTCOMES.append(
+                {
+                    "test": report.nodeid.partition("::")[2].partition("[")[0],
+                    "optimizer": optimizer,
+                    "outcome": report.outcome,
+                    "keras_tests": properties.get("keras_tests"),
+                }
+            )
+
+
+def pytest_sessionfinish(session):
+    folder = os.environ.get("SUPPORT_RESULTS")
+    if not folder or hasattr(session.config, "workerinput"):
+        return
+    from table import ALL
+
+    backend = keras.backend.backend()
+    number = len(list(Path(folder).glob(f"{backend}-*.json")))
+    run = {"backend": backend, "optimizers": list(ALL), "tests": OUTCOMES}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(folder, f"{backend}-{number}.json").write_text(json.dumps(run, indent=1))

@@ -280,6 +280,7 @@ def test_multi_optimizer_runs_two_of_ours(name):
     assert_close(both, [backbone[0], *head[1:]], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES if BACKEND != "jax" else ["eager", "xla"])
 @every_optimizer
 def test_eager_graph_and_compiled_agree(name, mode):
@@ -300,6 +301,7 @@ def streams_of_every_kind():
     return gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @every_optimizer
 def test_no_nan_where_adam_has_none(name, dtype):
@@ -341,6 +343,7 @@ def test_infinite_gradients_do_what_they_do_to_adam(name, value):
         assert np.isfinite(ours[1][others]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no stateless_apply")
 @every_optimizer
 @pytest.mark.parametrize("accumulate", [None, 3])

@@ -104,7 +104,7 @@ HOW_MANY["optimizer_sparse_test"] = 1
 
 
 @pytest.mark.parametrize("file", CHANGES)
-def test_keras_own_tests_pass(file, tmp_path):
+def test_keras_own_tests_pass(file, tmp_path, record_property):
     if "tensorflow" in file and BACKEND != "tensorflow":
         pytest.skip("a test of Keras' TensorFlow backend")
     pairs = PAIRS[: HOW_MANY[Path(file).stem]]
@@ -112,8 +112,11 @@ def test_keras_own_tests_pass(file, tmp_path):
         name = f"test_{sgd}_{adam}".replace(" ", "_") if len(pairs) > 1 else "test_all"
         (tmp_path / f"{name}.py").write_text(adapted(file, sgd, adam))
     found = outcomes(tmp_path)
+    by_test = {}
     for name, outcome in found.items():
-        print(f"{name}: {outcome}")
+        test = f"{Path(file).stem}::{name.partition('::')[2].rstrip('0123456789')}"
+        by_test.setdefault(test, []).append(outcome)
+    record_property("keras_tests", by_test)
     bad = {k: v for k, v in found.items() if v != "passed" and "skipped" not in v}
     assert not bad
     assert found

@@ -62,11 +62,14 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_and_restored_is_never_killed(way, uninterrupted, tmp_path):
+def test_killed_and_restored_is_never_killed(
+    way, uninterrupted, tmp_path, record_property
+):
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"kills drawn with seed {seed}")
     random.seed(seed)
     names = WAYS[way]
+    record_property("optimizers", names)
     # Keras' backup must not be hit while it writes, at the end of an epoch
     steps = [s for s in range(1, STEPS) if way != "backup" or s % 4]
     kill_at = {name: random.choice(steps) for name in names}
