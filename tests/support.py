@@ -188,8 +188,8 @@ def render(results, keras_tests, optimizers):
         "# What is supported",
         "",
         "Generated from the outcomes of the tests by `tests/support.py`; CI checks "
-        "that it is current. T: TensorFlow, J: JAX, P: PyTorch (on CPUs). Where a letter is "
-        "missing, a note under the table says why.",
+        "that it is current. T: TensorFlow, J: JAX, P: PyTorch (on CPUs). Where a "
+        "letter is missing, a note under the table says why.",
     ]
     gaps = []
     for section, features in FEATURES.items():
