@@ -9,15 +9,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from running import BACKEND
-
-pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow examples")
-
-from models import MODELS, create_model  # noqa: E402
-from models.applications import APPLICATIONS  # noqa: E402
-from models.densenet import dense_network  # noqa: E402
-from models.resnet import residual_network  # noqa: E402
-from models.vgg import vgg_network  # noqa: E402
+from models import MODELS, create_model
+from models.applications import APPLICATIONS
+from models.densenet import dense_network
+from models.resnet import residual_network
+from models.vgg import vgg_network
 
 HE = "He et al. 2015, Table 6: 0.27 and 0.85 million; exactly, in READMEs of ports"
 TORCHVISION = "torchvision, num_params of the network's weights"
