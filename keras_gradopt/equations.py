@@ -29,6 +29,13 @@ def wide_dtype(dtype: Any) -> str:
     return "float64" if is_double else "float32"
 
 
+def narrow(x: Tensor, dtype: Any) -> Tensor:
+    """`x` cast back to the dtype of a variable or slot; what is finite stays finite."""
+    if keras.backend.standardize_dtype(dtype) == "float16":
+        x = ops.where(ops.isfinite(x), ops.clip(x, -65504.0, 65504.0), x)
+    return ops.cast(x, dtype)
+
+
 def _largest(x: Tensor) -> float:
     # A finite bound just below overflow, exact in the dtype.
     return 2.0**1023 if wide_dtype(x.dtype) == "float64" else 2.0**127

@@ -308,7 +308,9 @@ def test_no_nan_where_adam_has_none(name, dtype):
     """Zero, repeated, tiny and huge gradients, in every dtype of the variables."""
     random = np.random.default_rng(0)
     one = random.normal(size=(2, 2, 2, 3))
-    huge, tiny = {"float16": (1e4, 1e-7)}.get(dtype, (1e30, 1e-30))
+    # the squares of `large` are finite, their sum is not
+    limits = {"float16": (1e4, 100, 1e-7), "float64": (1e30, 5e153, 1e-30)}
+    huge, large, tiny = limits.get(dtype, (1e30, 5e18, 1e-30))
 
     def final(optimizer, scales):
         variable = keras.Variable(random.normal(size=one.shape), dtype=dtype)
@@ -316,10 +318,16 @@ def test_no_nan_where_adam_has_none(name, dtype):
         apply = stepper(optimizer, [variable])
         for scale in scales:
             apply([ops.cast(ops.convert_to_tensor(scale * one), dtype)])
-        value = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
-        return np.isfinite(value)
+        wide = ops.cast(variable.value, "float64" if dtype == "float64" else "float32")
+        return np.isfinite(ops.convert_to_numpy(wide))
 
-    for scales in ([0, 0, 1, 1], [1, 1, 1, 1], [tiny, tiny, 1], [1, 1, 1, huge]):
+    for scales in (
+        [0, 0, 1, 1],
+        [1, 1, 1, 1],
+        [tiny, tiny, 1],
+        [1, 1, 1, huge],
+        [1, large, 1, 1],
+    ):
         ours = final(ALL[name](), scales)
         adam = final(keras.optimizers.Adam(), scales)
         assert (ours >= adam).all(), scales

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_gradopt import arguments, equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
-from keras_gradopt.equations import Tensor, wide_dtype
+from keras_gradopt.equations import Tensor, narrow, wide_dtype
 from keras_gradopt.optimizers.pipeline import Pipelined, add_scalar, dense
 from keras_gradopt.transforms import register
 
@@ -38,9 +38,9 @@ class _AdamUpdate(keras.optimizers.Optimizer):
         v = self.second_moment(ops.cast(v_slot, dtype), second, m, index)
         step = ops.cast(self.iterations + 1, dtype)
         update = ops.cast(learning_rate, dtype) * self.direction(m, v, first, step)
-        self.assign(m_slot, ops.cast(m, m_slot.dtype))
-        self.assign(v_slot, ops.cast(v, v_slot.dtype))
-        self.assign_sub(variable, ops.cast(update, variable.dtype))
+        self.assign(m_slot, narrow(m, m_slot.dtype))
+        self.assign(v_slot, narrow(v, v_slot.dtype))
+        self.assign_sub(variable, narrow(update, variable.dtype))
 
     def moment_gradients(
         self, gradient: Tensor, variable: Any
@@ -268,8 +268,9 @@ class NosAdam(AdamCore):
         step = ops.cast(self.iterations + 1, weight_sum.dtype)
         weight = ops.power(step, -self.gamma)
         total = weight_sum + weight
+        decay = weight_sum / total
         self.assign(weight_sum, total)
-        return v + weight / total * (ops.square(gradient) - v)
+        return decay * v + weight / total * ops.square(gradient)
 
     def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
         """Adam's direction, without bias correction of the second moment."""

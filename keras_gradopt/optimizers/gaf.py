@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
-from keras_gradopt.equations import wide_dtype
+from keras_gradopt.equations import narrow, wide_dtype
 from keras_gradopt.optimizers.adam import AdamCore
 from keras_gradopt.optimizers.pipeline import Pipelined, dense
 from keras_gradopt.transforms import Activate, register
@@ -128,12 +128,12 @@ class GAFSGD(Pipelined, keras.optimizers.SGD):
         if self.momentum:
             slot = self.momentums[self._get_variable_index(variable)]
             velocity = self.momentum * ops.cast(slot, dtype) + step
-            self.assign(slot, ops.cast(velocity, slot.dtype))
+            self.assign(slot, narrow(velocity, slot.dtype))
             step = self.momentum * velocity + step if self.nesterov else velocity
         change = self._activate(step)
         if not self.learning_rate_inside:
             change = learning_rate * change
-        self.assign_add(variable, ops.cast(change, variable.dtype))
+        self.assign_add(variable, narrow(change, variable.dtype))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from keras_gradopt import arguments
-from keras_gradopt.equations import Tensor, wide_dtype
+from keras_gradopt.equations import Tensor, narrow, wide_dtype
 from keras_gradopt.optimizers.state import CheckpointGuard, load_state
 from keras_gradopt.transforms import Transform
 
@@ -119,7 +119,7 @@ class Pipeline:
             values = [ops.cast(slot, dtype) for slot in rows[index]]
             result = transform.apply(gradient, values, plans[index])
             for slot, value in zip(rows[index], result.slots):
-                self._optimizer.assign(slot, ops.cast(value, slot.dtype))
+                self._optimizer.assign(slot, narrow(value, slot.dtype))
             gradient = result.gradient
             if result.coefficient is not None:
                 learning_rate = learning_rate * result.coefficient
