@@ -1,16 +1,28 @@
-"""Image-classification data sets, all through TensorFlow Datasets (TFDS)."""
+"""Image-classification data: loading by name, preprocessing, batches.
 
-import tensorflow_datasets as tfds
+`load` finds a data set, `training_batches` and `validation_batches` make what
+`model.fit` takes. Importing this registers our TFDS builders.
+"""
 
+from datasets.batches import training_batches, validation_batches
+from datasets.catalogue import DATASETS, Dataset
 from datasets.digits import Digits
+from datasets.loading import Data, load
+from datasets.preparing import DatasetError, prepared_builder
+from datasets.preprocessing import PREPROCESSINGS, Preprocessing
+from datasets.tiny_imagenet import TinyImagenet
 
-__all__ = ["Digits", "prepared_builder"]
-
-
-def prepared_builder(
-    name: str, data_dir: str | None = None
-) -> tfds.core.DatasetBuilder:
-    """The TFDS builder of that name, ours or TFDS' own, prepared if it was not yet."""
-    builder = tfds.builder(name, data_dir=data_dir)
-    builder.download_and_prepare()
-    return builder
+__all__ = [
+    "DATASETS",
+    "PREPROCESSINGS",
+    "Data",
+    "Dataset",
+    "DatasetError",
+    "Digits",
+    "Preprocessing",
+    "TinyImagenet",
+    "load",
+    "prepared_builder",
+    "training_batches",
+    "validation_batches",
+]
