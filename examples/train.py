@@ -23,7 +23,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from datasets import prepared_builder
+from datasets import (
+    DATASETS,
+    DatasetError,
+    load,
+    training_batches,
+    validation_batches,
+)
 from models import MODELS
 
 import keras_gradopt
@@ -44,41 +50,6 @@ def optimizer_classes() -> dict[str, type]:
             if "learning_rate" in inspect.signature(value).parameters:
                 classes.setdefault(name, value)
     return {name.lower(): cls for name, cls in classes.items() if name != "Optimizer"}
-
-
-"""
-## Data
-
-TFDS prepares the data set once and caches it. Training images are shifted by up to an
-eighth of their size (He et al.: 4 of 32 pixels).
-"""
-
-
-def load_data(builder, batch_size, seed):
-    """Returns (train, validation, info, training images)."""
-
-    def read(split):
-        data = builder.as_dataset(split=split, as_supervised=True)
-        options = tf.data.Options()
-        options.autotune.enabled = False  # tearing its threads down stalls for seconds
-        return data.with_options(options)
-
-    height, width, channels = builder.info.features["image"].shape
-
-    def shift(image, label):
-        by_y, by_x = height // 8, width // 8
-        image = tf.pad(image, [[by_y, by_y], [by_x, by_x], [0, 0]])
-        return tf.image.random_crop(image, (height, width, channels)), label
-
-    def as_float(image, label):
-        return tf.cast(image, tf.float32), label
-
-    train = read("train").map(as_float).cache()
-    images = np.stack([image for image, _ in train.as_numpy_iterator()])
-    train = train.shuffle(len(images), seed=seed).map(shift)
-    train = train.batch(batch_size, drop_remainder=True).prefetch(2)
-    validation = read("test").map(as_float).batch(batch_size).cache().prefetch(2)
-    return train, validation, builder.info, images
 
 
 """
@@ -139,7 +110,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", choices=["digits"], default="digits")
+    parser.add_argument("--dataset", choices=sorted(DATASETS), default="digits")
     parser.add_argument("--model", choices=sorted(MODELS), default="resnet20")
     parser.add_argument(
         "--optimizer", type=str.lower, default="angulargrad", metavar="NAME"
@@ -171,17 +142,20 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     args = parse_arguments(arguments)
     begin = time.perf_counter()
-    builder = prepared_builder(args.dataset, args.data_dir)
+    try:
+        data = load(args.dataset, data_dir=args.data_dir, seed=args.seed)
+        train, steps = training_batches(
+            data, args.batch_size, seed=args.seed, epochs=args.epochs
+        )
+        validation = validation_batches(data, args.batch_size)
+    except DatasetError as error:
+        sys.exit(str(error))
     keras.utils.set_random_seed(args.seed)  # preparing draws random numbers
     tf.config.experimental.enable_op_determinism()  # threads add up in a fixed order
-    train, validation, info, images = load_data(builder, args.batch_size, args.seed)
-    steps = len(train)
-    if steps == 0:
-        sys.exit(
-            f"--batch-size {args.batch_size} is more than the {len(images)} images"
-        )
     model = MODELS[args.model](
-        images.shape[1:], info.features["label"].num_classes, adapt_to=images
+        data.image_shape,
+        len(data.class_names),
+        adapt_to=data.sample_images(10_000),
     )
     optimizer_class = optimizer_classes()[args.optimizer]
     rate = args.learning_rate
@@ -201,6 +175,7 @@ def main(arguments=None):
         train,
         validation_data=validation,
         epochs=args.epochs,
+        steps_per_epoch=steps,
         callbacks=[
             keras.callbacks.CSVLogger(args.output / "history.csv"),
             keras.callbacks.ModelCheckpoint(

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from datasets.loading import Data
+from datasets.loading import Data, Split
 from datasets.preparing import DatasetError
-from datasets.preprocessing import keys
+from datasets.preprocessing import DRAWS
 
 
 def training_batches(
@@ -53,24 +53,27 @@ def training_batches(
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         tf.random.set_seed(1)  # inside of this graph: TensorFlow mixes it into seeds
-        key = tf.random.experimental.stateless_fold_in([seed, 0], epoch)
-        order_key, image_key = keys(key, 2)
-        order = tf.random.stateless_uniform([], order_key, None, None, tf.int64)
+        order, noise = tf.unstack(
+            tf.random.stateless_uniform([2], [seed, epoch], None, None, tf.int64)
+        )
         examples = split.shuffled(order).take(steps * batch_size).enumerate()
+        return examples.map(
+            lambda position, example: (*example, position, noise)
+        ).shard(count, index)
 
-        def with_key(position, example):
-            key = tf.random.experimental.stateless_fold_in(image_key, position)
-            return (*example, key)
+    def draw(positions: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Random numbers for images of one batch, whichever process has them."""
+        key = tf.stack([noise[0], positions[0] // batch_size])
+        draws = tf.random.stateless_uniform([batch_size, DRAWS], key)
+        return tf.gather(draws, positions % batch_size)
 
-        return examples.shard(count, index).map(with_key)
-
-    def prepare(encoded, label, key):
-        image = split.decode(encoded)
-        image = data.augmented(image, key) if augment else data.evaluated(image)
-        return image, label
+    def prepare(images, labels, positions, noise):
+        draws = draw(positions, noise) if augment else None
+        return data.preprocess(images, draws), labels
 
     examples = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
-    batches = in_batches(examples.flat_map(one_epoch), prepare, batch_size, count, True)
+    examples = examples.flat_map(one_epoch)
+    batches = in_batches(examples, split, prepare, batch_size, count)
     return batches.apply(tf.data.experimental.assert_cardinality(steps * epochs)), steps
 
 
@@ -81,30 +84,43 @@ def validation_batches(
     split = data.validation_split
     index, count = shard
 
-    def prepare(encoded, label):
-        return data.evaluated(split.decode(encoded)), label
+    def prepare(images, labels):
+        return data.preprocess(images, None), labels
 
-    return in_batches(split.stored.shard(count, index), prepare, batch_size, count)
+    return in_batches(
+        split.stored.shard(count, index), split, prepare, batch_size, count
+    )
 
 
 def in_batches(
     examples: tf.data.Dataset,
+    split: Split,
     prepare: Callable[..., tuple[tf.Tensor, tf.Tensor]],
     batch_size: int,
     processes: int,
-    full: bool = False,
 ) -> tf.data.Dataset:
-    """Prepares examples in parallel, in the order that they have, and batches them."""
+    """The part that one process has of each batch, prepared in parallel.
+
+    Images of one shape are prepared a batch at a time, others one by one.
+    """
     if batch_size % processes:
-        raise DatasetError(f"{processes} processes cannot share batches of {batch_size}")
+        raise DatasetError(
+            f"{processes} processes cannot share batches of {batch_size}"
+        )
+    size = batch_size // processes
+
+    def prepare_one(image, *others):
+        prepared = prepare(split.decode(image)[None], *(x[None] for x in others))
+        return tuple(x[0] for x in prepared)
+
+    if split.decode is None:
+        batches = examples.batch(size).map(prepare, os.cpu_count(), deterministic=True)
+    else:
+        images = examples.map(prepare_one, os.cpu_count(), deterministic=True)
+        batches = images.batch(size)
     options = tf.data.Options()
     options.autotune.enabled = False  # tearing its threads down stalls for seconds
     if processes > 1:
         off = tf.data.experimental.AutoShardPolicy.OFF  # it is sharded already
         options.experimental_distribute.auto_shard_policy = off
-    return (
-        examples.map(prepare, os.cpu_count(), deterministic=True)
-        .batch(batch_size // processes, drop_remainder=full)
-        .prefetch(2)
-        .with_options(options)
-    )
+    return batches.prefetch(2).with_options(options)

@@ -28,7 +28,7 @@ class Dataset:
 DATASETS = {
     # ready after seconds, without a network
     "digits": Dataset("digits", 8, "shift", needs="nothing: scikit-learn ships it"),
-    # AngularGrad, section 6.2.2; AdaNorm, section 4; GAF, section III-C; AdaL, section 3
+    # AngularGrad, section 6.2.2; AdaNorm and AdaL, sections 4 and 3; GAF, III-C
     "cifar10": Dataset("cifar10", 32, "cifar"),
     # The same; and WGD, section 4.2, at size 224
     "cifar100": Dataset("cifar100", 32, "cifar"),

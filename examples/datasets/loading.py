@@ -1,5 +1,6 @@
 """Data sets by name, ready to be read."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from datasets.catalogue import DATASETS, Dataset
 from datasets.preparing import DatasetError, prepared_builder
 from datasets.preprocessing import PREPROCESSINGS
 
-CACHED_BYTES = 2**30  # of encoded images; a larger split is read anew in every epoch
-SHUFFLED_IMAGES = 16_384  # of a split that is not cached
+CACHED_BYTES = 2**31  # a split that takes more memory is read anew in every epoch
+SHUFFLED_IMAGES = 16_384  # of such a split
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
 
 
@@ -25,19 +26,22 @@ class Split:
 
     Args:
         size: Number of examples.
-        stored: `(encoded image, label)` in a fixed order.
-        decode: Makes the uint8 image of an encoded one.
+        stored: `(image, label)` in a fixed order: uint8 images of one shape, or what
+            `decode` takes.
+        decode: Makes the uint8 image of a stored one.
         reread: For a split too large to be cached: the stored examples with their
             files in an order drawn from a seed.
     """
 
     size: int
     stored: tf.data.Dataset
-    decode: Callable[[tf.Tensor], tf.Tensor]
+    decode: Callable[[tf.Tensor], tf.Tensor] | None = None
     reread: Callable[[tf.Tensor], tf.data.Dataset] | None = None
 
     def images(self) -> tf.data.Dataset:
         """`(uint8 image, int64 label)` in a fixed order."""
+        if self.decode is None:
+            return self.stored
         return self.stored.map(lambda image, label: (self.decode(image), label))
 
     def shuffled(self, seed: tf.Tensor) -> tf.data.Dataset:
@@ -85,23 +89,21 @@ class Data:
     def validation_size(self) -> int:
         return self.validation_split.size
 
-    def evaluated(self, image: tf.Tensor) -> tf.Tensor:
-        """An image as read, after preprocessing without randomness."""
-        image = tf.cast(image, tf.float32)
-        image = PREPROCESSINGS[self.preprocessing].evaluate(image, self.image_shape[0])
-        return tf.ensure_shape(image, self.image_shape)
-
-    def augmented(self, image: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        """An image as read, after preprocessing with the randomness of a key."""
-        image = tf.cast(image, tf.float32)
-        train = PREPROCESSINGS[self.preprocessing].train
-        image = train(image, self.image_shape[0], key)
-        return tf.ensure_shape(image, self.image_shape)
+    def preprocess(self, images: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
+        """A batch as read, made ready; at random only with `draws`."""
+        images = tf.cast(images, tf.float32)
+        functions, size = PREPROCESSINGS[self.preprocessing], self.image_shape[0]
+        if draws is None:
+            images = functions.evaluate(images, size)
+        else:
+            images = functions.train(images, size, draws)
+        return tf.ensure_shape(images, (None, *self.image_shape))
 
     def sample_images(self, count: int) -> np.ndarray:
         """The first training images, preprocessed without randomness."""
-        images = self.train.take(count).map(lambda image, _: self.evaluated(image))
-        return np.stack(list(images.as_numpy_iterator()))
+        images = self.train.take(count).batch(1)
+        images = images.map(lambda image, _: self.preprocess(image, None))
+        return np.concatenate(list(images.as_numpy_iterator()))
 
 
 def load(
@@ -139,7 +141,9 @@ def load(
         train, validation, class_names = read_folder(folder, seed, limit)
         shape = (None, None, 3)
     else:
-        builder = prepared_builder(row.tfds_name if name in DATASETS else name, data_dir)
+        builder = prepared_builder(
+            row.tfds_name if name in DATASETS else name, data_dir
+        )
         image, label = features(builder)
         first, second = split_names(builder, row)
         train = read_split(builder, first, limit)
@@ -188,32 +192,33 @@ def read_split(
     builder: tfds.core.DatasetBuilder, name: str, limit: int | None
 ) -> Split:
     """A split of a TFDS data set, cached if it is small."""
-    encoded = tfds.decode.PartialDecoding(
-        {"image": True, "label": True}, {"image": tfds.decode.SkipDecoding()}
-    )
+    encoded = {"image": tfds.decode.SkipDecoding()}
 
-    def read(**files: Any) -> tf.data.Dataset:
-        examples = builder.as_dataset(split=name, decoders=encoded, **files)
+    def read(decoders: dict | None = None, **files: Any) -> tf.data.Dataset:
+        wanted = tfds.decode.PartialDecoding({"image": True, "label": True}, decoders)
+        examples = builder.as_dataset(split=name, decoders=wanted, **files)
         return examples.map(lambda example: (example["image"], example["label"]))
 
-    stored = read()
-    size = int(stored.cardinality())
-    if limit is not None and limit < size:
-        size, stored = limit, stored.take(limit)
+    size = int(read().cardinality())
+    if limit is not None:
+        size = min(size, limit)
+    image = builder.info.features["image"]
+    if None not in image.shape and size * math.prod(image.shape) <= CACHED_BYTES:
+        return Split(size, read().take(size).cache())
+    stored = read(encoded).take(size)
     whole = builder.info.splits.get(name.partition("[")[0])
     image_bytes = whole.num_bytes / whole.num_examples if whole else 0
-    decode = builder.info.features["image"].decode_example
     if size * image_bytes <= CACHED_BYTES:
-        return Split(size, stored.cache(), decode)
+        return Split(size, stored.cache(), image.decode_example)
 
     def reread(seed: tf.Tensor) -> tf.data.Dataset:
         order = tfds.ReadConfig(
             shuffle_seed=seed, shuffle_reshuffle_each_iteration=False
         )
         # a limit means the same images in every epoch
-        return read(shuffle_files=limit is None, read_config=order).take(size)
+        return read(encoded, shuffle_files=limit is None, read_config=order).take(size)
 
-    return Split(size, stored, decode, reread)
+    return Split(size, stored, image.decode_example, reread)
 
 
 def read_folder(
