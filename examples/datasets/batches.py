@@ -104,9 +104,7 @@ def in_batches(
     Images of one shape are prepared a batch at a time, others one by one.
     """
     if batch_size % processes:
-        raise DatasetError(
-            f"{processes} processes cannot share batches of {batch_size}"
-        )
+        raise DatasetError(f"A batch of {batch_size} cannot be shared by {processes}")
     size = batch_size // processes
 
     def prepare_one(image, *others):
