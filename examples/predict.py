@@ -1,0 +1,168 @@
+"""
+Title: Classify image files with an exported model
+Description: The SavedModel of a training run, with TensorFlow alone.
+
+    python examples/predict.py runs/latest/saved_model image.png
+    python examples/predict.py runs/latest/saved_model photos/ "more/*.jpg" --json
+
+Images are PNG, JPEG, GIF (the first frame) or BMP. As in validation, they are resized
+until they cover the model's input, and the center is cut out.
+"""
+
+import argparse
+import glob
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".bmp"}
+BATCH = 32
+
+"""
+## Images
+"""
+
+
+def find_images(names: list[str]) -> list[Path]:
+    """The files of these names: files, folders and glob patterns.
+
+    Raises:
+        FileNotFoundError: if there are none for a name.
+    """
+    found = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+        elif path.exists():
+            files = [path]
+        else:
+            files = [Path(file) for file in glob.glob(name, recursive=True)]
+            files = [file for file in files if file.is_file()]
+        if not files:
+            raise FileNotFoundError(f"There are no images at {name}")
+        found += sorted(files)
+    return list(dict.fromkeys(found))
+
+
+def read_image(path: Path, input_shape: list[int], crop: float) -> tf.Tensor:
+    """The image `(height, width, channels)` as the model wants it, pixels 0-255.
+
+    Args:
+        path: of a PNG, JPEG, GIF or BMP.
+        input_shape: height, width, channels.
+        crop: share of the shorter side that the center crop keeps.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not an image.
+    """
+    height, width, channels = input_shape
+    content = path.read_bytes()
+    try:
+        # only of PNG and JPEG does TensorFlow convert the channels
+        as_it_is = content.startswith((b"GIF", b"BM"))
+        image = tf.io.decode_image(
+            content, channels=0 if as_it_is else channels, expand_animations=False
+        )
+    except tf.errors.InvalidArgumentError:
+        raise ValueError(f"{path} is not a whole PNG, JPEG, GIF or BMP") from None
+    image = tf.cast(image, tf.float32)[..., :3]  # without transparency
+    if image.shape[-1] > channels:
+        image = tf.image.rgb_to_grayscale(image)
+    if image.shape[-1] < channels:
+        image = tf.image.grayscale_to_rgb(image)
+    scale = max(height / image.shape[0], width / image.shape[1]) / crop
+    size = [round(side * scale) for side in image.shape[:2]]
+    image = tf.image.resize(image, size, antialias=True)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+"""
+## The model
+"""
+
+
+def load(path: str) -> tuple[tf.Module, dict]:
+    """The SavedModel and the `classes.json` in its folder.
+
+    Raises:
+        ValueError: if one of them is missing or damaged.
+    """
+    try:
+        about = json.loads(Path(path, "classes.json").read_text(encoding="utf-8"))
+        return tf.saved_model.load(path), about
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not an exported model: {reason}") from None
+
+
+"""
+## The run
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("saved_model", metavar="SAVED_MODEL")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="file, folder or glob pattern"
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="classes shown (default: 5)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parsed = parser.parse_args(arguments)
+    if parsed.top < 1:
+        parser.error("--top must be at least 1")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    try:
+        paths = find_images(args.images)
+        model, about = load(args.saved_model)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    results, failed = [], False
+    for begin in range(0, len(paths), BATCH):
+        images = {}
+        for path in paths[begin : begin + BATCH]:
+            try:
+                images[path] = read_image(path, about["input_shape"], about["crop"])
+            except (OSError, ValueError) as error:
+                print(error, file=sys.stderr)
+                failed = True
+        if not images:
+            continue
+        probabilities = model.serve(tf.stack(list(images.values()))).numpy()
+        for path, shares in zip(images, probabilities):
+            best = np.argsort(-shares, kind="stable")[: args.top]
+            predictions = [
+                {"class": about["class_names"][i], "probability": float(shares[i])}
+                for i in best
+            ]
+            results.append({"file": str(path), "predictions": predictions})
+            if not args.json:
+                print(path)
+                for prediction in predictions:
+                    print("{probability:9.2%}  {class}".format(**prediction))
+    if args.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    if failed:
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
