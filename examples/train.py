@@ -1,104 +1,266 @@
 """
 Title: Train an image classifier with a keras_gradopt optimizer
-Description: A residual network on a TFDS data set, with curves and a SavedModel.
+Description: The papers' networks, data sets and recipes, on one or many devices.
 
-    python examples/train.py                      # AngularGrad, ResNet-20, digits
-    python examples/train.py --optimizer wgdsgd --learning-rate 0.05 --epochs 40
+    python examples/train.py                        # AngularGrad, ResNet-20, digits
+    python examples/train.py --dataset fashion_mnist --optimizer wgdsgd --epochs 10
+    python examples/train.py --recipe adanorm-cifar --model resnet18
+    python examples/train.py --list                 # all names
 
-Leaves in the output folder: `history.csv`, `best.keras`, `curves.png`, `saved_model/`
-and `run.json`.
+Leaves in the output folder: `history.csv`, `curves.png`, `confusion.png`, `worst.png`,
+`classes.csv`, `best.keras`, `last.keras`, `saved_model/` and `run.json`.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import inspect
 import json
 import os
 import platform
+import resource
+import shutil
 import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "data-parallel" in sys.argv:  # before Keras is imported
+    os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import choices
 import keras
 import numpy as np
+import results
 import tensorflow as tf
-from datasets import (
-    DATASETS,
-    DatasetError,
-    load,
-    training_batches,
-    validation_batches,
-)
-from models import MODELS
+from datasets import DATASETS, DatasetError, load, training_batches, validation_batches
+from models import MODELS, create_model
+from recipes import RECIPES, Recipe
+from run_state import Keep
 
 import keras_gradopt
 
 """
-## Optimizers by name
+## What to run
 
-All of this package, and all of Keras for comparison; upper and lower case alike.
+A recipe, or the defaults, with every setting that a flag gives in its place.
 """
 
-
-def optimizer_classes() -> dict[str, type]:
-    """Optimizer classes that can be made from a learning rate, by lower-case name."""
-    names = set(keras_gradopt.optimizers.__all__) - {"Transformed"}
-    classes = {name: getattr(keras_gradopt, name) for name in names}
-    for name, value in vars(keras.optimizers).items():
-        if inspect.isclass(value) and issubclass(value, keras.Optimizer):
-            if "learning_rate" in inspect.signature(value).parameters:
-                classes.setdefault(name, value)
-    return {name.lower(): cls for name, cls in classes.items() if name != "Optimizer"}
-
-
-"""
-## After training
-
-Curves, and a SavedModel whose predictions are compared with the model's.
-"""
+DEFAULT = Recipe(
+    source="none: the quickest complete run",
+    dataset="digits",
+    model="resnet20",
+    optimizer="AngularGrad",
+    epochs=40,
+    batch_size=64,
+    learning_rate=1e-3,
+    schedule="cosine",
+    l2=1e-4,
+)
+RECIPE_FLAGS = [
+    field.name for field in dataclasses.fields(Recipe) if field.name != "settings"
+]
 
 
-def plot_curves(history, title, path):
-    """Draws loss and accuracy of training and validation over the epochs."""
-    import matplotlib
+def parser():
+    make = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    make.add_argument("--list", action="store_true", help="print all names, and stop")
+    make.add_argument("--recipe", choices=sorted(RECIPES), metavar="NAME")
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    what = make.add_argument_group("what to train (defaults: the recipe's)")
+    what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
+    what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
+    what.add_argument("--image-size", type=int, metavar="PIXELS")
+    what.add_argument("--limit", type=int, metavar="N", help="images of each split")
+    what.add_argument("--model", metavar="NAME")
+    what.add_argument("--weights", metavar="imagenet|PATH")
+    what.add_argument("--l2", type=float, metavar="X", help="weight decay")
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for axis, metric in zip(axes, ("loss", "accuracy")):
-        epochs = range(1, len(history[metric]) + 1)
-        axis.plot(epochs, history[metric], label="training")
-        axis.plot(epochs, history[f"val_{metric}"], label="validation")
-        axis.set(xlabel="epoch", ylabel=metric)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    axes[0].set_yscale("log")
-    best = max(history["val_accuracy"])
-    axes[1].axhline(best, color="grey", linestyle=":", linewidth=1)
-    axes[1].set_title(f"best validation accuracy {best:.2%}", fontsize=10)
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    how = make.add_argument_group("how to optimize (defaults: the recipe's)")
+    how.add_argument("--optimizer", metavar="NAME")
+    how.add_argument(
+        "--set", action="append", default=[], metavar="ARGUMENT=VALUE", dest="set_"
+    )
+    how.add_argument(
+        "--transforms", metavar="LIST", help='such as "whiten,activate(tanh,0.2,10)"'
+    )
+    how.add_argument("--epochs", type=int, metavar="N")
+    how.add_argument("--steps-per-epoch", type=int, metavar="N")
+    how.add_argument("--batch-size", type=int, metavar="N", help="on all devices")
+    how.add_argument("--learning-rate", type=float, metavar="X", help="at its highest")
+    how.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help="constant, cosine, cosine:WARMUP_EPOCHS or step:EPOCH[,EPOCH...]",
+    )
+    how.add_argument(
+        "--backbone-rate",
+        type=float,
+        metavar="X",
+        help="learning rate of all but the last layer, as a multiple",
+    )
+    how.add_argument("--accumulate", type=int, metavar="N", help="steps per update")
+    how.add_argument("--ema", type=float, metavar="M", help="momentum of the average")
+    how.add_argument("--clipnorm", type=float, metavar="X")
+    how.add_argument("--patience", type=int, default=0, metavar="EPOCHS")
+    how.add_argument("--no-augment", action="store_true")
+
+    where = make.add_argument_group("where to run")
+    where.add_argument(
+        "--strategy", choices=["none", "mirrored", "data-parallel"], default="none"
+    )
+    where.add_argument(
+        "--devices", type=int, metavar="N", help="rehearse with N logical CPU devices"
+    )
+    where.add_argument("--coordinator", metavar="HOST:PORT")
+    where.add_argument("--processes", type=int, default=1, metavar="N")
+    where.add_argument("--process-id", type=int, default=0, metavar="I")
+    where.add_argument(
+        "--precision", choices=["float32", "mixed_float16", "mixed_bfloat16"]
+    )
+    where.add_argument("--jit", action="store_true", help="compile the step with XLA")
+    where.add_argument(
+        "--nondeterministic",
+        action="store_true",
+        help="faster on GPUs, where sums then have no fixed order",
+    )
+    where.add_argument("--seed", type=int, default=0, metavar="N")
+    where.add_argument("--output", type=Path, default=Path("runs/latest"))
+    where.add_argument("--resume", action="store_true", help="go on after a kill")
+    where.add_argument(
+        "--overwrite", action="store_true", help="drop an unfinished run"
+    )
+    where.add_argument("--tensorboard", action="store_true")
+    return make
 
 
-def export(model, path, validation):
-    """Exports a SavedModel, loads it back and compares the predictions.
+POSITIVE = ["epochs", "batch_size", "steps_per_epoch", "image_size", "limit"]
+POSITIVE += ["accumulate", "devices", "processes"]
+NOT_NEGATIVE = ["learning_rate", "l2", "backbone_rate", "clipnorm", "patience", "ema"]
 
-    Returns:
-        The largest difference of a probability.
+
+def settle(args):
+    """The settings of the run: flags over recipe over defaults.
+
+    Raises:
+        ValueError: in one sentence, for flags that are wrong or do not go together.
     """
-    model.export(path, verbose=False)
-    served = tf.saved_model.load(path)
-    difference = 0.0
-    for images, _ in validation:
-        ours, theirs = model.predict_on_batch(images), served.serve(images)
-        difference = max(difference, float(np.abs(ours - theirs).max()))
-    if not difference < 1e-4:
-        sys.exit(f"The SavedModel predicts something else: off by {difference}")
-    return difference
+    for name in POSITIVE + NOT_NEGATIVE:
+        value, least = getattr(args, name), 1 if name in POSITIVE else 0
+        if value is not None and not least <= value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
+    recipe = RECIPES[args.recipe] if args.recipe else DEFAULT
+    given = {n: getattr(args, n) for n in RECIPE_FLAGS if getattr(args, n, None)}
+    for name in ("learning_rate", "l2", "backbone_rate"):  # these may be 0
+        if getattr(args, name) is not None:
+            given[name] = getattr(args, name)
+    run = dataclasses.replace(recipe, **given)
+    optimizer = choices.optimizer_class(run.optimizer)
+    settings = dict(run.settings)
+    if optimizer is not choices.optimizer_class(recipe.optimizer):
+        accepted = inspect.signature(optimizer).parameters
+        settings = {n: v for n, v in settings.items() if n in accepted}
+        if args.learning_rate is None and not args.recipe:
+            default_rate = accepted["learning_rate"].default
+            run = dataclasses.replace(run, learning_rate=default_rate)
+    settings |= choices.parse_settings(args.set_)
+    if args.accumulate and args.accumulate > 1:
+        settings["gradient_accumulation_steps"] = args.accumulate
+    if args.ema:
+        settings |= {"use_ema": True, "ema_momentum": args.ema}
+    if args.clipnorm:
+        settings["clipnorm"] = args.clipnorm
+    run = dataclasses.replace(run, settings=settings)
+    transforms = choices.parse_transforms(args.transforms) if args.transforms else []
+    choices.make_optimizer(run.optimizer, run.learning_rate, settings, transforms)
+    choices.learning_rate_schedule(run.schedule, run.learning_rate, 1, run.epochs)
+    if run.backbone_rate != 1 and args.ema:
+        raise ValueError("--ema and --backbone-rate do not go together in Keras")
+    if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
+        raise ValueError("--strategy data-parallel needs KERAS_BACKEND=jax")
+    if args.strategy == "mirrored" and keras.backend.backend() != "tensorflow":
+        raise ValueError("--strategy mirrored needs KERAS_BACKEND=tensorflow")
+    if args.strategy == "mirrored" and args.jit:
+        raise ValueError(
+            "Keras cannot compile the step under MirroredStrategy: leave out --jit"
+        )
+    several = args.coordinator is not None or args.processes > 1
+    if several and (args.strategy != "data-parallel" or not args.coordinator):
+        raise ValueError(
+            "several processes need --strategy data-parallel, --coordinator HOST:PORT, "
+            "--processes N and --process-id I"
+        )
+    if not 0 <= args.process_id < args.processes:
+        raise ValueError(
+            f"--process-id must be from 0 to {args.processes - 1}, not {args.process_id}"
+        )
+    if run.batch_size % args.processes:
+        raise ValueError(
+            f"--batch-size {run.batch_size} is not a multiple of --processes "
+            f"{args.processes}"
+        )
+    return run
+
+
+def print_names():
+    """Prints data sets, networks, optimizers and recipes."""
+
+    def show(title, names):
+        print(f"{title}:\n  " + "\n  ".join(names))
+
+    show("data sets (and any of TFDS' image classification, or folder:PATH)", DATASETS)
+    show("networks (and any of keras.applications)", MODELS)
+    classes = set(choices.optimizer_classes().values())
+    show("optimizers", sorted(cls.__name__ for cls in classes))
+    show("transforms (--transforms)", sorted(choices.TRANSFORMS))
+    show("recipes", (f"{name}: {recipe.source}" for name, recipe in RECIPES.items()))
+
+
+"""
+## Where to run
+
+Devices and processes must be set up before anything is computed.
+"""
+
+
+def set_up(args, run):
+    """Sets precision and devices; returns the scope to build the model in."""
+    if args.devices and args.strategy != "data-parallel":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        logical = [tf.config.LogicalDeviceConfiguration()] * args.devices
+        tf.config.set_logical_device_configuration(cpu, logical)
+    if keras.backend.backend() == "tensorflow" and not args.nondeterministic:
+        tf.config.experimental.enable_op_determinism()  # sums in a fixed order
+    keras.config.set_dtype_policy(run.precision)
+    if args.strategy == "data-parallel":
+        set_up_data_parallel(args)
+    elif args.strategy == "mirrored":
+        devices = [f"CPU:{i}" for i in range(args.devices)] if args.devices else None
+        strategy = tf.distribute.MirroredStrategy(devices)
+        if run.batch_size % strategy.num_replicas_in_sync:
+            raise ValueError(
+                f"--batch-size {run.batch_size} is not a multiple of the "
+                f"{strategy.num_replicas_in_sync} devices"
+            )
+        return strategy.scope()
+    return contextlib.nullcontext()
+
+
+def set_up_data_parallel(args):
+    """Joins the processes, and spreads every batch over all their devices."""
+    import jax
+
+    tf.config.set_visible_devices([], "GPU")  # they are JAX'
+    if args.devices:
+        jax.config.update("jax_num_cpu_devices", args.devices)
+    if args.processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        keras.distribution.initialize(args.coordinator, args.processes, args.process_id)
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(auto_shard_dataset=False)
+    )
 
 
 """
@@ -106,116 +268,211 @@ def export(model, path, validation):
 """
 
 
-def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--dataset", choices=sorted(DATASETS), default="digits")
-    parser.add_argument("--model", choices=sorted(MODELS), default="resnet20")
-    parser.add_argument(
-        "--optimizer", type=str.lower, default="angulargrad", metavar="NAME"
-    )
-    parser.add_argument("--epochs", type=int, default=40, metavar="N")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        metavar="X",
-        help="at the start; falls to 0 along a cosine (default: the optimizer's own)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path("runs/latest"))
-    parser.add_argument("--data-dir", help="where TFDS keeps data sets")
-    parsed = parser.parse_args(arguments)
-    known = optimizer_classes()
-    if parsed.optimizer not in known:
-        parser.error(f"unknown optimizer {parsed.optimizer!r}; one of {sorted(known)}")
-    for name in ("epochs", "batch_size"):
-        if getattr(parsed, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    rate = parsed.learning_rate
-    if rate is not None and not 0 <= rate < float("inf"):
-        parser.error(f"--learning-rate must be a number of at least 0, not {rate}")
-    return parsed
-
-
-def main(arguments=None):
-    args = parse_arguments(arguments)
-    begin = time.perf_counter()
-    try:
-        data = load(args.dataset, data_dir=args.data_dir, seed=args.seed)
-        train, steps = training_batches(
-            data, args.batch_size, seed=args.seed, epochs=args.epochs
-        )
-        validation = validation_batches(data, args.batch_size)
-    except DatasetError as error:
-        sys.exit(str(error))
-    keras.utils.set_random_seed(args.seed)  # preparing draws random numbers
-    tf.config.experimental.enable_op_determinism()  # threads add up in a fixed order
-    model = MODELS[args.model](
+def build(args, run, data, steps_per_epoch):
+    """The model, compiled."""
+    model = create_model(
+        run.model,
         data.image_shape,
         len(data.class_names),
+        l2=run.l2,
         adapt_to=data.sample_images(10_000),
+        weights=run.weights,
     )
-    optimizer_class = optimizer_classes()[args.optimizer]
-    rate = args.learning_rate
-    if rate is None:
-        rate = inspect.signature(optimizer_class).parameters["learning_rate"].default
-    optimizer = optimizer_class(
-        keras.optimizers.schedules.CosineDecay(rate, steps * args.epochs)
-    )
-    print(optimizer)
-    model.compile(
-        optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-    args.output.mkdir(parents=True, exist_ok=True)
-    best_path = args.output / "best.keras"
-    fit_begin = time.perf_counter()
-    history = model.fit(
-        train,
-        validation_data=validation,
-        epochs=args.epochs,
-        steps_per_epoch=steps,
-        callbacks=[
-            keras.callbacks.CSVLogger(args.output / "history.csv"),
-            keras.callbacks.ModelCheckpoint(
-                best_path, monitor="val_accuracy", save_best_only=True
-            ),
-        ],
-    ).history
-    fit_seconds = time.perf_counter() - fit_begin
+    updates = max(1, steps_per_epoch // (args.accumulate or 1))
+    transforms = choices.parse_transforms(args.transforms) if args.transforms else []
 
-    title = f"{type(optimizer).__name__}, {args.model} on {args.dataset}"
-    plot_curves(history, title, args.output / "curves.png")
-    best = keras.saving.load_model(best_path)
-    loss, accuracy = best.evaluate(validation, verbose=0)
-    difference = export(best, str(args.output / "saved_model"), validation)
-    run = {
-        "arguments": {**vars(args), "output": str(args.output)},
-        "optimizer": repr(optimizer),
-        "learning_rate": rate,
+    def optimizer(factor):
+        rate = choices.learning_rate_schedule(
+            run.schedule, factor * run.learning_rate, updates, run.epochs
+        )
+        return choices.make_optimizer(run.optimizer, rate, run.settings, transforms)
+
+    if run.backbone_rate == 1:
+        chosen = optimizer(1.0)
+    else:
+        head = model.layers[-1].name
+        chosen = choices.slower_backbone(optimizer, run.backbone_rate, head)
+    model.compile(
+        chosen,
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=True if args.jit else "auto",
+    )
+    return model
+
+
+UNIMPORTANT = ["resume", "overwrite", "output", "list", "tensorboard"]
+
+
+def begin(args, run):
+    """What keeps the run; epochs done and the model so far, if it is resumed.
+
+    Raises:
+        ValueError: for an unfinished run that was not asked for, or another run.
+    """
+    settings = {
+        name: value
+        for name, value in {**vars(args), **dataclasses.asdict(run)}.items()
+        if name not in UNIMPORTANT
+    }
+    settings = json.loads(json.dumps(settings))  # as it is read back
+    keep = Keep(
+        args.output, settings, patience=args.patience, write=args.process_id == 0
+    )
+    if args.resume:
+        done, model = keep.restore()
+        print(f"{done} of {run.epochs} epochs are done; going on.")
+        return keep, done, model
+    if (args.output / "resume").exists() and not args.overwrite:
+        raise ValueError(
+            f"{args.output} holds an unfinished run: --resume goes on with it, "
+            "--overwrite drops it"
+        )
+    shutil.rmtree(args.output / "resume", ignore_errors=True)
+    return keep, 0, None
+
+
+def batches_of(args, run, data, done):
+    """Training batches from the first epoch that is not done, and steps per epoch."""
+    return training_batches(
+        data,
+        run.batch_size,
+        seed=args.seed,
+        augment=not args.no_augment,
+        first_epoch=done,
+        epochs=run.epochs - done,
+        steps_per_epoch=args.steps_per_epoch,
+        shard=(args.process_id, args.processes),
+    )
+
+
+def train(args, run, data, model, keep, done):
+    """Trains to the last epoch; returns the images per second."""
+    batches, steps = batches_of(args, run, data, done)
+    callbacks = [keep, clock := Clock()]
+    if args.ema:
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights())
+    if args.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
+    args.output.mkdir(parents=True, exist_ok=True)
+    model.fit(
+        batches,
+        initial_epoch=done,
+        epochs=run.epochs,
+        steps_per_epoch=steps,
+        validation_data=validation_batches(
+            data, run.batch_size, (args.process_id, args.processes)
+        ),
+        callbacks=callbacks,
+        verbose=1 if args.process_id == 0 else 0,
+    )
+    return clock.rate(steps * run.batch_size)
+
+
+class Clock(keras.callbacks.Callback):
+    """Times the epochs without their validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begin = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self.seconds.append(time.perf_counter() - self.begin)
+
+    def rate(self, images):
+        """Images per second; the first epoch, with its compilation, if it is all."""
+        seconds = self.seconds[1:] or self.seconds
+        return len(seconds) * images / sum(seconds) if seconds else None
+
+
+def report(args, run, data, model, keep, speed, start):
+    """Writes curves, pictures, the SavedModel and `run.json`."""
+    folder = args.output
+    title = f"{run.optimizer}, {run.model} on {run.dataset}"
+    results.plot_curves(keep.history, title, folder / "curves.png")
+    best = keras.saving.load_model(folder / "best.keras")
+    if args.ema:
+        best.optimizer.finalize_variable_values(best.trainable_variables)
+    batches = validation_batches(data, run.batch_size)
+    evaluation = results.evaluate(best.predict_on_batch, batches, data.class_names)
+    results.plot_confusion(evaluation, folder / "confusion.png")
+    results.plot_worst(evaluation, batches, folder / "worst.png")
+    results.write_per_class(evaluation, folder / "classes.csv")
+    difference = results.export(best, folder / "saved_model", batches, data.class_names)
+    keep.finish()
+    written = {
+        "command": sys.argv,
+        "arguments": {**vars(args), "output": str(folder)},
+        "run": dataclasses.asdict(run),
+        "optimizer": repr(model.optimizer),
         "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
-        "steps_per_epoch": steps,
+        "best_epoch": keep.best_epoch + 1,
         "metrics": {
-            "best_val_accuracy": accuracy,
-            "best_val_loss": loss,
-            **{f"last_{name}": values[-1] for name, values in history.items()},
+            **evaluation.metrics,
+            **{f"last_{name}": values[-1] for name, values in keep.history.items()},
         },
         "saved_model_max_difference": difference,
-        "images_per_second": steps * args.batch_size * args.epochs / fit_seconds,
-        "seconds": time.perf_counter() - begin,
+        "images_per_second": speed,
+        "seconds": time.perf_counter() - start,
+        "memory_mb": memory(),
         "versions": {
             "python": platform.python_version(),
+            "backend": keras.backend.backend(),
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
             "keras_gradopt": keras_gradopt.__version__,
         },
     }
-    (args.output / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+    (folder / "run.json").write_text(json.dumps(written, indent=2) + "\n")
     print(
-        f"Best validation accuracy {accuracy:.2%}; the SavedModel agrees with the "
-        f"model to {difference:.1e}. Results are in {args.output}."
+        f"Best validation accuracy {evaluation.metrics['accuracy']:.2%} after epoch "
+        f"{keep.best_epoch + 1}; the SavedModel agrees with the model to "
+        f"{difference:.1e}. Results are in {folder}."
     )
+
+
+def memory():
+    """Megabytes that were used at most, of the process and of each TensorFlow GPU."""
+    used = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if keras.backend.backend() == "tensorflow":
+        for gpu in tf.config.list_logical_devices("GPU"):
+            peak = tf.config.experimental.get_memory_info(gpu.name)["peak"]
+            used[gpu.name] = peak / 2**20
+    return used
+
+
+def main(arguments=None):
+    make = parser()
+    args = make.parse_args(arguments)
+    if args.list:
+        print_names()
+        return
+    start = time.perf_counter()
+    try:
+        run = settle(args)
+        scope = set_up(args, run)
+        data = load(
+            run.dataset,
+            data_dir=args.data_dir,
+            image_size=run.image_size,
+            seed=args.seed,
+            limit=args.limit,
+        )
+        with scope:
+            keep, done, model = begin(args, run)
+            if model is None:
+                keras.utils.set_random_seed(args.seed)  # preparing data draws numbers
+                steps = batches_of(args, run, data, done)[1]
+                model = build(args, run, data, steps)
+    except (ValueError, DatasetError) as error:
+        make.error(str(error))
+    print(model.optimizer)
+    speed = train(args, run, data, model, keep, done) if done < run.epochs else None
+    if args.process_id == 0:
+        report(args, run, data, model, keep, speed, start)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""Optimizers, transforms and learning-rate schedules from what a user types."""
+
+import ast
+import inspect
+import re
+from difflib import get_close_matches
+from typing import Any
+
+import keras
+
+import keras_gradopt
+from keras_gradopt import transforms
+
+
+def optimizer_classes() -> dict[str, type]:
+    """Optimizer classes that can be made from a learning rate, by lower-case name."""
+    names = set(keras_gradopt.optimizers.__all__) - {"Transformed"}
+    classes = {name: getattr(keras_gradopt, name) for name in names}
+    for name, value in vars(keras.optimizers).items():
+        if inspect.isclass(value) and issubclass(value, keras.Optimizer):
+            if "learning_rate" in inspect.signature(value).parameters:
+                classes.setdefault(name, value)
+    return {name.lower(): cls for name, cls in classes.items() if name != "Optimizer"}
+
+
+TRANSFORMS = {
+    name.lower(): getattr(transforms, name)
+    for name in transforms.__all__
+    if name not in ("Slot", "Result", "Transform")
+}
+
+
+def unknown(kind: str, name: str, known: Any) -> ValueError:
+    """The error for a name that is not among the known ones."""
+    close = get_close_matches(name.lower(), list(known), 2)
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return ValueError(f"unknown {kind} {name!r}{hint}; known are {', '.join(known)}")
+
+
+def optimizer_class(name: str) -> type:
+    """The class of that name, ours or Keras', upper and lower case alike."""
+    known = optimizer_classes()
+    if name.lower() not in known:
+        raise unknown("optimizer", name, sorted(known))
+    return known[name.lower()]
+
+
+def parse_transforms(text: str) -> list[transforms.Transform]:
+    """Transforms from text such as `whiten,activate(tanh,0.2,10)`.
+
+    Raises:
+        ValueError: for an unknown name or a wrong argument.
+    """
+    found = []
+    for part in re.findall(r"[^,()]+(?:\([^()]*\))?", text):
+        name, _, arguments = part.strip().rstrip(")").partition("(")
+        key = name.lower().replace("_", "")
+        if key not in TRANSFORMS:
+            raise unknown("transform", name, sorted(TRANSFORMS))
+        given = [a.strip() for a in arguments.split(",") if a.strip()]
+        try:
+            found.append(TRANSFORMS[key](*map(_value, given)))
+        except TypeError as error:
+            raise ValueError(f"transform {part!r}: {error}") from error
+    if not found:
+        raise ValueError(f"no transform in {text!r}")
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Arguments of an optimizer from text such as `gamma=0.9`."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"a setting is NAME=VALUE, not {pair!r}")
+        settings[name] = _value(value)
+    return settings
+
+
+def learning_rate_schedule(
+    schedule: str, rate: float, steps_per_epoch: int, epochs: int
+) -> Any:
+    """A constant, or a Keras schedule over the steps of the run.
+
+    Args:
+        schedule: see `recipes.Recipe`.
+        rate: the highest learning rate.
+        steps_per_epoch: steps (of the optimizer) in an epoch.
+        epochs: of the whole run.
+
+    Raises:
+        ValueError: for text that is no schedule.
+    """
+    kind, _, numbers = schedule.partition(":")
+    try:
+        marks = [float(number) for number in numbers.split(",") if number]
+    except ValueError:
+        marks = None
+    if kind == "constant" and marks == []:
+        return rate
+    if kind == "cosine" and marks is not None and len(marks) <= 1:
+        warmup = round(marks[0] * steps_per_epoch) if marks else 0
+        decay = max(1, steps_per_epoch * epochs - warmup)
+        if not warmup:
+            return keras.optimizers.schedules.CosineDecay(rate, decay)
+        return keras.optimizers.schedules.CosineDecay(
+            0.0, decay, warmup_target=rate, warmup_steps=warmup
+        )
+    if kind == "step" and marks:
+        return keras.optimizers.schedules.PiecewiseConstantDecay(
+            [round(mark * steps_per_epoch) for mark in marks],
+            [rate / 10**count for count in range(len(marks) + 1)],
+        )
+    raise ValueError(
+        f"unknown schedule {schedule!r}; one of constant, cosine, "
+        "cosine:WARMUP_EPOCHS, step:EPOCH[,EPOCH...]"
+    )
+
+
+def make_optimizer(
+    name: str,
+    rate: Any,
+    settings: dict[str, Any],
+    transformed: list[transforms.Transform],
+) -> keras.optimizers.Optimizer:
+    """An optimizer by name, with transforms in front of it if there are any."""
+    try:
+        optimizer = optimizer_class(name)(rate, **settings)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if transformed:
+        return keras_gradopt.Transformed(optimizer, transformed)
+    return optimizer
+
+
+def slower_backbone(make: Any, factor: float, head: str) -> keras.optimizers.Optimizer:
+    """Two optimizers: one for the layer `head`, a slower one for all else.
+
+    Args:
+        make: called with a factor for the learning rate, makes an optimizer.
+        factor: for all but the head.
+        head: name of the last layer.
+    """
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        raise ValueError(
+            "a backbone rate needs keras.optimizers.MultiOptimizer, which Keras has "
+            f"from version 3.15; here is {keras.__version__}"
+        )
+    optimizers = keras.optimizers.OptimizerMap(make(factor))
+    optimizers[rf"(.*/)?{re.escape(head)}/.*"] = make(1.0)
+    return keras.optimizers.MultiOptimizer(optimizers)
