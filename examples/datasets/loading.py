@@ -48,8 +48,8 @@ class Split:
         """The stored examples in an order drawn from a seed, over and over."""
         if self.reread:
             examples, number = self.reread(seed), min(SHUFFLED_IMAGES, self.size)
-        else:  # one more, to see the end of the data: only that completes a cache
-            examples, number = self.stored, self.size + 1
+        else:
+            examples, number = self.stored, self.size
         return examples.shuffle(number, seed=seed).repeat()
 
 
