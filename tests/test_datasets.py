@@ -350,7 +350,12 @@ def test_folder_is_split_by_seed(tmp_path):
 @pytest.fixture
 def offline(monkeypatch):
     """A network that swallows every connection."""
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(20))
+
+    def wait(*_, **__):
+        time.sleep(10)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", wait)
     monkeypatch.setattr("urllib.request.getproxies", dict)
 
 
