@@ -193,9 +193,7 @@ def settle(args):
             "--processes N and --process-id I"
         )
     if not 0 <= args.process_id < args.processes:
-        raise ValueError(
-            f"--process-id must be from 0 to {args.processes - 1}, not {args.process_id}"
-        )
+        raise ValueError(f"--process-id must be from 0 to {args.processes - 1}")
     if run.batch_size % args.processes:
         raise ValueError(
             f"--batch-size {run.batch_size} is not a multiple of --processes "

@@ -21,7 +21,8 @@ BACKENDS = {"tensorflow": "T", "jax": "J", "torch": "P"}
 FEATURES = {
     "How it runs": {
         "eager, graph and XLA agree": ["test_eager_graph_and_compiled_agree"],
-        "`fit`, eager or compiled by XLA": ["test_fit_eager_and_compiled"],
+        "`fit` with `run_eagerly=True`": ["test_fit_eagerly"],
+        "`fit` with `jit_compile=True`": ["test_fit_compiled"],
         "float16, bfloat16, float32 and float64 variables; zero, repeated, 1e-30 and "
         "1e30 gradients: no NaN where Keras' Adam has none": [
             "test_no_nan_where_adam_has_none",
@@ -101,7 +102,7 @@ RUNS_ON = {
 
 # feature, backend -> why it is not there; anything else that is missing is an error
 LIMITS = {
-    ("`fit`, eager or compiled by XLA", "torch"): "PyTorch: Keras compiles the model "
+    ("`fit` with `jit_compile=True`", "torch"): "PyTorch: Keras compiles the model "
     "there, never the optimizer.",
     ("sparse gradients of embeddings", "jax"): "JAX: gradients of Keras' embeddings "
     "are dense; `BCOO` gradients pass Keras' own `optimizer_sparse_test.py`.",

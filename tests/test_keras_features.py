@@ -470,20 +470,28 @@ def test_freezing_without_compiling_again(name):
     assert_differ(numpy_values(variables)[:1], before[:1])
 
 
-@pytest.mark.slow
-@every_optimizer
-@pytest.mark.parametrize("how", ["run_eagerly", "jit_compile"])
-def test_fit_eager_and_compiled(name, how):
+def assert_fits_alike(name, **keywords):
     """The weights are those of a plain `fit`."""
-    if (BACKEND, how) == ("torch", "jit_compile"):
-        pytest.skip("Keras compiles the model there, not the optimizer")
     finals = []
-    for keywords in ({how: True}, {"jit_compile": False}):
+    for compiling in (keywords, {"jit_compile": False}):
         model = small_model()
-        model.compile(ALL[name](), loss="sparse_categorical_crossentropy", **keywords)
+        model.compile(ALL[name](), loss="sparse_categorical_crossentropy", **compiling)
         fit(model)
         finals.append(numpy_values(model.trainable_weights))
     assert_close(*finals, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@every_optimizer
+def test_fit_eagerly(name):
+    assert_fits_alike(name, run_eagerly=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras compiles the model there only")
+@every_optimizer
+def test_fit_compiled(name):
+    assert_fits_alike(name, jit_compile=True)
 
 
 @pytest.mark.slow
