@@ -173,9 +173,6 @@ def settle(args):
     if args.clipnorm:
         settings["clipnorm"] = args.clipnorm
     run = dataclasses.replace(run, settings=settings)
-    transforms = choices.parse_transforms(args.transforms) if args.transforms else []
-    choices.make_optimizer(run.optimizer, run.learning_rate, settings, transforms)
-    choices.learning_rate_schedule(run.schedule, run.learning_rate, 1, run.epochs)
     if run.backbone_rate != 1 and args.ema:
         raise ValueError("--ema and --backbone-rate do not go together in Keras")
     if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
@@ -266,6 +263,16 @@ def set_up_data_parallel(args):
 """
 
 
+def optimizer_of(args, run, steps_per_epoch, factor=1.0):
+    """The optimizer, its learning rate multiplied by `factor`."""
+    updates = max(1, steps_per_epoch // (args.accumulate or 1))
+    transforms = choices.parse_transforms(args.transforms) if args.transforms else []
+    rate = choices.learning_rate_schedule(
+        run.schedule, factor * run.learning_rate, updates, run.epochs
+    )
+    return choices.make_optimizer(run.optimizer, rate, run.settings, transforms)
+
+
 def build(args, run, data, steps_per_epoch):
     """The model, compiled."""
     model = create_model(
@@ -276,14 +283,9 @@ def build(args, run, data, steps_per_epoch):
         adapt_to=data.sample_images(10_000),
         weights=run.weights,
     )
-    updates = max(1, steps_per_epoch // (args.accumulate or 1))
-    transforms = choices.parse_transforms(args.transforms) if args.transforms else []
 
     def optimizer(factor):
-        rate = choices.learning_rate_schedule(
-            run.schedule, factor * run.learning_rate, updates, run.epochs
-        )
-        return choices.make_optimizer(run.optimizer, rate, run.settings, transforms)
+        return optimizer_of(args, run, steps_per_epoch, factor)
 
     if run.backbone_rate == 1:
         chosen = optimizer(1.0)
@@ -452,6 +454,7 @@ def main(arguments=None):
     try:
         run = settle(args)
         scope = set_up(args, run)
+        optimizer_of(args, run, 1)  # whether its arguments are right, before the data
         data = load(
             run.dataset,
             data_dir=args.data_dir,

@@ -38,10 +38,26 @@ def seeded():
 # Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder
 
 
+# On JAX each of these compiles for a second or more; they are slow tests there.
+SLOW_ON_JAX = {
+    "test_differs_on_every_tensor_it_acts_on",
+    "test_extreme_gradients_give_nan_only_where_adam_has_it",
+    "test_opposite_gradients_go_the_opposite_way",
+    "test_order_of_entries_does_not_matter",
+    "test_reduces_to_base",
+    "test_reloads_in_a_new_process_and_goes_on_bit_identically",
+    "test_whitening_knows_the_layout_of_every_layer",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items):
     from table import ALL
 
+    on_jax = keras.backend.backend() == "jax"
     for item in items:
+        if on_jax and item.originalname in SLOW_ON_JAX:
+            item.add_marker("slow")
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         name = parameters.get("name")
         item.user_properties.append(("optimizer", name if name in ALL else None))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 REFERENCE = Path(__file__).parent / "reference"
 BACKEND = keras.backend.backend()
@@ -16,6 +17,11 @@ MODES = {
 }[BACKEND]
 # the quickest, for tests that are not about the mode
 MODE = {"tensorflow": "graph", "jax": "xla", "torch": "eager"}[BACKEND]
+
+# each mode; all but the quickest are slow tests
+EVERY_MODE = [
+    pytest.param(mode, marks=[] if mode == MODE else pytest.mark.slow) for mode in MODES
+]
 
 
 @cache

@@ -168,7 +168,7 @@ def kind_of(name):
         pytest.param(
             *row[:4],
             id=f"{row[0]}-{row[1]}",
-            marks=pytest.mark.slow if row[3] > 40e6 else (),
+            marks=pytest.mark.slow if row[1] > 32 else (),
         )
         for row in PUBLISHED
     ],

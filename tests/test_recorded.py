@@ -7,7 +7,7 @@ source is, and what it computes, is in `reference/README.md`.
 import keras
 import numpy as np
 import pytest
-from running import MODE, MODES, Variables, gradients, manifest, recorded, run
+from running import EVERY_MODE, MODE, Variables, gradients, manifest, recorded, run
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
@@ -263,7 +263,7 @@ def trajectories(optimizer, case_id, mode=MODE):
     }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_MODE)
 @pytest.mark.parametrize("case_id", REPRODUCED)
 def test_is_reproduced(case_id, mode):
     make, rtol = REPRODUCED[case_id]

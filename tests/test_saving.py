@@ -151,6 +151,7 @@ def test_state_of_other_shapes_is_refused():
         optimizer.load_own_variables(store)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a TensorFlow format")
 @pytest.mark.parametrize("name", ALL)
 def test_tensorflow_checkpoint_round_trip(name, tmp_path):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import BACKEND, MODE, MODES, TENSORS, Variables, gradients, run
+from running import BACKEND, EVERY_MODE, MODE, MODES, TENSORS, Variables, gradients, run
 from table import ALL, OPTIMIZERS
 
 import keras_gradopt as kg
@@ -21,7 +21,7 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(a, b, err_msg=tensor)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_MODE)
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_transformed_is_the_named_class(name, mode):
     streams = [g.astype("float32") for g in gradients()]
@@ -53,7 +53,7 @@ EMPTY = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_MODE)
 @pytest.mark.parametrize("inner", EMPTY)
 def test_no_transforms_is_the_inner_optimizer(inner, mode):
     streams = [g.astype("float32") for g in gradients()]
@@ -120,6 +120,7 @@ def test_opposite_gradients_go_the_opposite_way(name):
         np.testing.assert_array_equal(a, -b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_tensors_do_not_mix(name):
     """Updating tensors alone or together is the same."""

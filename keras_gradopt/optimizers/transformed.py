@@ -76,10 +76,8 @@ class Transformed(KeepsExclusions):
         self.inner_optimizer = inner_optimizer
         self._pipeline = pipeline
         self._guard = CheckpointGuard(self)
-        if hasattr(
-            inner_optimizer, "_checkpointed_layout"
-        ):  # one of ours: once is enough
-            del inner_optimizer._checkpointed_layout
+        if hasattr(inner_optimizer, "_checkpointed_layout"):
+            del inner_optimizer._checkpointed_layout  # one of ours; once is enough
         if name is not None:
             self.name = arguments.text("name", name)
         if self.transforms:
