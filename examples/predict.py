@@ -51,6 +51,16 @@ def find_images(names: list[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def has_palette(content: bytes) -> bool:
+    """Whether this is a BMP whose pixels TensorFlow mistakes for grey levels."""
+    if not content.startswith(b"BM") or content[28:30] != b"\x08\0":
+        return False
+    begin = 14 + int.from_bytes(content[14:18], "little")
+    end = int.from_bytes(content[10:14], "little")
+    grey = b"".join(bytes((level, level, level, 0)) for level in range(256))
+    return content[begin:end] != grey[: end - begin]
+
+
 def read_image(path: Path, input_shape: list[int], crop: float) -> tf.Tensor:
     """The image `(height, width, channels)` as the model wants it, pixels 0-255.
 
@@ -61,10 +71,12 @@ def read_image(path: Path, input_shape: list[int], crop: float) -> tf.Tensor:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is not an image.
+        ValueError: if it is not an image that TensorFlow reads.
     """
     height, width, channels = input_shape
     content = path.read_bytes()
+    if has_palette(content):
+        raise ValueError(f"{path} is a BMP with a colour palette; save it as PNG")
     try:
         # only of PNG and JPEG does TensorFlow convert the channels
         as_it_is = content.startswith((b"GIF", b"BM"))
@@ -72,7 +84,9 @@ def read_image(path: Path, input_shape: list[int], crop: float) -> tf.Tensor:
             content, channels=0 if as_it_is else channels, expand_animations=False
         )
     except tf.errors.InvalidArgumentError:
-        raise ValueError(f"{path} is not a whole PNG, JPEG, GIF or BMP") from None
+        raise ValueError(
+            f"TensorFlow cannot read {path} as PNG, JPEG, GIF or BMP"
+        ) from None
     image = tf.cast(image, tf.float32)[..., :3]  # without transparency
     if image.shape[-1] > channels:
         image = tf.image.rgb_to_grayscale(image)

@@ -43,7 +43,7 @@ def plot_curves(
                 marker = "." if len(epochs) <= 30 else ""
                 axis.plot(epochs, history[key], marker=marker, label=label)
         axis.set(xlabel="epoch", ylabel=name.replace("_", " "))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         if name == "loss":
             axis.set_yscale("log")
@@ -168,29 +168,23 @@ def plot_confusion(evaluation: Evaluation, path: str | Path) -> None:
     names = [shorten_name(name) for name in evaluation.class_names]
     images = confusion.sum(axis=1, keepdims=True)
     shares = np.where(images, confusion / np.maximum(images, 1), np.nan)
-    side = min(max(4, 0.5 * classes), 10)  # inches
-    listed = classes > 20
-    figure = Figure(
-        figsize=(side + (6 if listed else 2), side + 1), layout="compressed"
-    )
+    side = min(max(4, 0.6 * classes), 12)  # inches
+    figure = Figure(figsize=(side * 1.2, side))
     axis = figure.subplots()
     axis.set_facecolor("lightgrey")
-    # the root makes rare mistakes visible beside the diagonal
-    drawn = axis.imshow(
-        shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
-    )
+    # below 1, so that rare mistakes show beside the diagonal
+    norm = PowerNorm(0.5 if classes <= 20 else 0.3, 0, 1)
+    drawn = axis.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     bar = figure.colorbar(drawn, ax=axis, shrink=0.6, pad=0.02)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     bar.set_label("share of the true class")
     axis.set(xlabel="predicted", ylabel="true")
     axis.set_title(f"accuracy {evaluation.metrics['accuracy']:.2%}")
     if classes <= 50:
-        size = 9 if classes <= 20 else 7
-        axis.set_xticks(range(classes), names, size=size, rotation=90)
-        axis.set_yticks(range(classes), names, size=size)
-        if max(map(len, names)) <= 3:
-            axis.tick_params(axis="x", rotation=0)
-    if not listed:
+        upright = max(map(len, names)) <= 3
+        axis.set_xticks(range(classes), names, size=9, rotation=0 if upright else 90)
+        axis.set_yticks(range(classes), names, size=9)
+    if classes <= 20:
         for (row, column), count in np.ndenumerate(confusion):
             color = "white" if shares[row, column] > 0.4 else "black"
             if count:
@@ -200,13 +194,14 @@ def plot_confusion(evaluation: Evaluation, path: str | Path) -> None:
     else:
         axis.annotate(
             confused_pairs(evaluation, 25),
-            (1.22, 1),
+            (1, 1),
             xycoords="axes fraction",
+            xytext=(120, 0),  # beyond the bar
+            textcoords="offset points",
             va="top",
-            size=9,
-            linespacing=1.4,
+            linespacing=1.5,
         )
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def confused_pairs(evaluation: Evaluation, count: int) -> str:
@@ -249,29 +244,35 @@ def plot_worst(
     wrong = np.flatnonzero(evaluation.predicted != evaluation.labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
     images = pick(batches, worst, evaluation.labels)
-    columns = min(5, max(1, len(worst)))
-    rows = max(1, -(-len(worst) // columns))
-    figure = Figure(
-        figsize=(max(5, 2 * columns), 2.5 * rows + 0.6), layout="constrained"
-    )
     total = len(evaluation.labels)
     if not len(worst):
+        figure = Figure(figsize=(5, 3))
         figure.text(0.5, 0.5, f"No mistakes in {total} images", ha="center", size=14)
-    else:
-        figure.suptitle(
-            f"The {len(worst)} surest of {len(wrong)} mistakes in {total} images"
+        figure.savefig(path, dpi=120)
+        return
+    columns = min(5, len(worst))
+    rows = -(-len(worst) // columns)
+    height, width = images[worst[0]].shape[:2]
+    figure = Figure(
+        figsize=(max(5, 2 * columns), (2 * height / width + 0.4) * rows + 0.7),
+        layout="constrained",
+    )
+    figure.suptitle(
+        f"{len(worst)} of {len(wrong)} mistakes in {total} images, surest first\n"
+        "predicted (probability), true class",
+        size=11,
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, index in zip(axes, worst):
+        image = np.clip(images[index], 0, 255).astype("uint8")
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        true, predicted = (
+            shorten_name(evaluation.class_names[label], 18)
+            for label in (evaluation.labels[index], evaluation.predicted[index])
         )
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis in axes:
-            axis.axis("off")
-        for axis, index in zip(axes, worst):
-            image = np.clip(images[index], 0, 255).astype("uint8")
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-            true, predicted = (
-                shorten_name(evaluation.class_names[label])
-                for label in (evaluation.labels[index], evaluation.predicted[index])
-            )
-            axis.set_title(f"{predicted} {confidence[index]:.1%}\ntruly {true}", size=9)
+        axis.set_title(f"{predicted} ({confidence[index]:.1%})\ntrue: {true}", size=9)
     figure.savefig(path, dpi=120)
 
 
@@ -279,16 +280,17 @@ def pick(
     batches: Batches, indices: Iterable[int], labels: np.ndarray
 ) -> dict[int, np.ndarray]:
     """The images at these indices; the batches must have these labels."""
+    other = ValueError("The batches are not those of the evaluation, in its order")
     indices, images, begin = set(indices), {}, 0
     for batch, truth in batches:
         end = begin + len(truth)
         if not np.array_equal(truth, labels[begin:end]):
-            break
+            raise other
         for index in indices.intersection(range(begin, end)):
             images[index] = np.array(batch[index - begin])
         begin = end
     if begin != len(labels):
-        raise ValueError("The batches are not those of the evaluation, in its order")
+        raise other
     return images
 
 
@@ -343,9 +345,9 @@ def export(
     served = tf.saved_model.load(str(path))
     difference = 0.0
     for images, _ in batches:
-        ours, theirs = model.predict_on_batch(images), served.serve(images)
-        # NaN is greater for NumPy's maximum, and for no other
-        difference = float(np.maximum(difference, np.abs(ours - theirs).max()))
+        # not `predict`: it may compile with XLA, which rounds half precision otherwise
+        off = np.abs(model(images, training=False) - served.serve(images))
+        difference = float(np.maximum(difference, off.max()))  # keeps NaN
     if not difference <= 1e-4:
         raise RuntimeError(
             f"The SavedModel in {path} predicts something else than the model: "

@@ -17,6 +17,7 @@ if keras.backend.backend() != "tensorflow":  # these do not depend on the backen
         "test_examples.py",
         "test_models.py",
         "test_package.py",
+        "test_results.py",
     ]
 
 
