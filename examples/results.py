@@ -94,7 +94,8 @@ def evaluate(
 ) -> Evaluation:
     """Predicts every batch and computes the metrics of the papers.
 
-    The probabilities of all images are kept: 200 MB for 50,000 images of 1000 classes.
+    The probabilities of all images are kept: 200 MB for 50,000 images of 1000 classes,
+    and twice that for a moment.
 
     Args:
         predict: from a batch of images to probabilities, for example

@@ -327,6 +327,27 @@ def test_export_notices_other_predictions(value, colours, tmp_path):
         assert results.export(model, path, batches[:1], ["red", "green", "blue"]) == 0
 
 
+def test_export_of_half_precision_compiled_by_xla(tmp_path):
+    """XLA rounds elsewhere, by more than the tolerance; the export is still right."""
+    keras.utils.set_random_seed(2)
+    half = "mixed_bfloat16"
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            *(keras.layers.Activation("gelu", dtype=half) for _ in range(4)),
+            keras.layers.Dense(10, activation="softmax", dtype="float32"),
+        ]
+    )
+    model.compile(jit_compile=True)
+    images = np.random.default_rng(2).uniform(0, 20, (50, 8, 8, 1)).astype("float32")
+    batches = [(images, np.zeros(50, int))]
+    names = list("abcdefghij")
+    assert results.export(model, tmp_path / "saved_model", batches, names) < 1e-4
+    compiled = model.predict_on_batch(images)
+    assert np.abs(compiled - model(images)).max() > 1e-4
+
+
 ALONE = """
 import runpy, sys
 for name in ("keras_gradopt", "models", "datasets", "results", "train", "sklearn",
@@ -438,7 +459,8 @@ def test_predict_text(colours, photos, capsys):
 
 def test_globs_and_more_than_a_batch(colours, photos, capsys, monkeypatch):
     monkeypatch.setattr(predict, "BATCH", 2)
-    predict.main([str(colours), str(photos / "*.[!t]*"), "--json"])
+    twice = [str(photos / "*.[!t]*"), str(photos / "blue.bmp")]
+    predict.main([str(colours), *twice, "--json"])
     found = json.loads(capsys.readouterr().out)
     first = [one["predictions"][0]["class"] for one in found]
     assert first == ["blue", "green", "red"]
