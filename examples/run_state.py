@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class Keep(keras.callbacks.Callback):
         settings: what must be the same to go on.
         monitor: the history's name to choose the best epoch by; the highest wins.
         patience: epochs without a better one after which to stop; 0 never stops.
-        write: whether to write at all (one of several processes does).
+        write: whether to write (one of several processes does, all restore from it).
     """
 
     def __init__(
@@ -78,6 +79,9 @@ class Keep(keras.callbacks.Callback):
             self.model.stop_training = True
         if self.write:
             self._write(epoch + 1)
+        else:  # saving synchronizes the processes, so all of them must
+            with tempfile.TemporaryDirectory() as scratch:
+                self.model.save(Path(scratch) / "model.keras")
 
     def _write(self, epochs):
         resume = self.folder / "resume"

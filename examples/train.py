@@ -393,11 +393,17 @@ def report(args, run, data, model, keep, speed, start):
     folder = args.output
     title = f"{run.optimizer}, {run.model} on {run.dataset}"
     results.plot_curves(keep.history, title, folder / "curves.png")
+    if args.strategy == "data-parallel":  # what follows, one process does alone
+        keras.distribution.set_distribution(None)
     best = keras.saving.load_model(folder / "best.keras")
     if args.ema:
         best.optimizer.finalize_variable_values(best.trainable_variables)
     batches = validation_batches(data, run.batch_size)
-    evaluation = results.evaluate(best.predict_on_batch, batches, data.class_names)
+    evaluation = results.evaluate(
+        lambda images: best.predict_on_batch(np.asarray(images)),
+        batches,
+        data.class_names,
+    )
     results.plot_confusion(evaluation, folder / "confusion.png")
     results.plot_worst(evaluation, batches, folder / "worst.png")
     results.write_per_class(evaluation, folder / "classes.csv")
