@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-tfds = pytest.importorskip("tensorflow_datasets")
-tf = pytest.importorskip("tensorflow")
-
-from datasets import (  # noqa: E402
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from datasets import (
     DATASETS,
     PREPROCESSINGS,
     DatasetError,
@@ -25,7 +23,7 @@ from datasets import (  # noqa: E402
     training_batches,
     validation_batches,
 )
-from datasets.preprocessing import DRAWS  # noqa: E402
+from datasets.preprocessing import DRAWS
 
 SEED = 7
 
