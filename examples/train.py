@@ -33,7 +33,14 @@ import keras
 import numpy as np
 import results
 import tensorflow as tf
-from datasets import DATASETS, DatasetError, load, training_batches, validation_batches
+from datasets import (
+    DATASETS,
+    PREPROCESSINGS,
+    DatasetError,
+    load,
+    training_batches,
+    validation_batches,
+)
 from models import MODELS, create_model
 from recipes import RECIPES, Recipe
 from run_state import Keep
@@ -407,7 +414,13 @@ def report(args, run, data, model, keep, speed, start):
     results.plot_confusion(evaluation, folder / "confusion.png")
     results.plot_worst(evaluation, batches, folder / "worst.png")
     results.write_per_class(evaluation, folder / "classes.csv")
-    difference = results.export(best, folder / "saved_model", batches, data.class_names)
+    difference = results.export(
+        best,
+        folder / "saved_model",
+        batches,
+        data.class_names,
+        crop=PREPROCESSINGS[data.preprocessing].crop,
+    )
     keep.finish()
     written = {
         "command": sys.argv,

@@ -1,5 +1,6 @@
 """The main job and its parts: real data, the network, a short run, bad flags."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -295,11 +296,13 @@ def inner_optimizers(optimizer):
         (["--process-id", "1"], "--process-id must be from 0 to 0"),
     ],
 )
-def test_bad_flags_give_a_sentence(flags, says, capsys):
-    from train import main
+def test_bad_flags_give_a_sentence(flags, says, capsys, monkeypatch):
+    import train as program
 
+    # it would change this process for the tests that follow
+    monkeypatch.setattr(program, "set_up", lambda args, run: contextlib.nullcontext())
     with pytest.raises(SystemExit) as stop:
-        main(flags)
+        program.main(flags)
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
 

@@ -16,10 +16,14 @@ DRAWS = 5
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The function for training images and the one for validation images."""
+    """The function for training images and the one for validation images.
+
+    `crop` is the share of the shorter side that the latter keeps of an image.
+    """
 
     train: Callable[[tf.Tensor, int, tf.Tensor], tf.Tensor]
     evaluate: Callable[[tf.Tensor, int], tf.Tensor]
+    crop: float = 1.0
 
 
 def resize(images: tf.Tensor, size: int) -> tf.Tensor:
@@ -127,6 +131,6 @@ PREPROCESSINGS = {
     "cifar": Preprocessing(shift_and_flip, resize),
     "shift": Preprocessing(shift, resize),
     "resize": Preprocessing(resize_and_flip, resize),
-    "imagenet": Preprocessing(resized_crop_and_flip, single_crop),
-    "fine_grained": Preprocessing(fine_grained, fine_grained_crop),
+    "imagenet": Preprocessing(resized_crop_and_flip, single_crop, 224 / 256),
+    "fine_grained": Preprocessing(fine_grained, fine_grained_crop, 448 / 512),
 }
