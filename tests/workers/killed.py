@@ -58,7 +58,7 @@ class Report(keras.callbacks.Callback):
         time.sleep(0.02)
 
 
-def fit(name, folder, callbacks):
+def fit(name, callbacks):
     model = new_model(name)
     x, y = data()
     model.fit(
@@ -151,10 +151,10 @@ def main(folder, way, *names):
         if result.exists():
             continue
         if way == "none":
-            model = fit(name, folder, [])
+            model = fit(name, [])
         elif way == "backup":
             backup = keras.callbacks.BackupAndRestore(folder / name)
-            model = fit(name, folder, [backup])
+            model = fit(name, [backup])
         else:
             model = own_steps(name, folder, way)
         state = numpy_values([*model.weights, *model.optimizer.variables])
