@@ -20,6 +20,7 @@ import os
 import platform
 import resource
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -81,6 +82,11 @@ def parser():
     what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
     what.add_argument("--image-size", type=int, metavar="PIXELS")
     what.add_argument("--limit", type=int, metavar="N", help="images of each split")
+    what.add_argument(
+        "--splits",
+        metavar="TRAIN,VALIDATION",
+        help='of TFDS, such as "train[:90%%],train[90%%:]"',
+    )
     what.add_argument("--model", metavar="NAME")
     what.add_argument("--weights", metavar="imagenet|PATH")
     what.add_argument("--l2", type=float, metavar="X", help="weight decay")
@@ -444,6 +450,7 @@ def report(args, run, data, model, keep, speed, start):
             "tensorflow": tf.__version__,
             "keras_gradopt": keras_gradopt.__version__,
         },
+        "commit": commit(),
     }
     (folder / "run.json").write_text(json.dumps(written, indent=2) + "\n")
     print(
@@ -451,6 +458,17 @@ def report(args, run, data, model, keep, speed, start):
         f"{keep.best_epoch + 1}; the SavedModel agrees with the model to "
         f"{difference:.1e}. Results are in {folder}."
     )
+
+
+def commit():
+    """The commit of the checkout that this file is in, "-dirty" if changed, or None."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, check=True, capture_output=True
+        )
+        return found.stdout.decode().strip()
+    return None
 
 
 def memory():
@@ -480,6 +498,7 @@ def main(arguments=None):
             image_size=run.image_size,
             seed=args.seed,
             limit=args.limit,
+            splits=args.splits,
         )
         with scope:
             keep, done, model = begin(args, run)

@@ -46,6 +46,10 @@ PUBLISHED = [
     ("densenet121", 224, 1000, 7_978_856, TORCHVISION),
     ("densenet169", 224, 1000, 14_149_480, TORCHVISION),
     ("densenet_cifar", 32, 10, 1_000_618, "jvlmdr/flax-cifar, DenseNet121-12"),
+    ("densenet40", 32, 10, 176_122, OSMR),
+    # convolutions 3x3 after 1x1: 432 + 9 * 2304 + 32 * 246 + 40 * 20 + 44 * 22;
+    # normalizations 2 * (246 + 9 * 32 + 40 + 44 + 46); classifier 46 * 10 + 10
+    ("densenet22", 32, 10, 30_808 + 1_328 + 470, "by hand"),
     ("vgg16", 32, 10, 14_728_266, KUANGLIU),
     ("vgg16", 224, 1000, 138_365_992, TORCHVISION),
 ]

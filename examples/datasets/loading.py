@@ -114,6 +114,7 @@ def load(
     seed: int = 0,
     limit: int | None = None,
     preprocessing: str | None = None,
+    splits: str | None = None,
 ) -> Data:
     """A data set by name, downloaded and prepared if it was not yet.
 
@@ -131,10 +132,18 @@ def load(
         preprocessing: A name in `PREPROCESSINGS`. Default: the data set's; else `cifar`
             or (for gray images) `shift` if all images are of an equal size, else
             `imagenet`.
+        splits: What to train on and what to validate on, in the language of TFDS,
+            such as `train[:90%],train[90%:]`. Default: the training split, and the
+            validation split or (without one) the test split.
 
     Raises:
         DatasetError: It cannot be had, or is no image classification.
     """
+    if splits is not None and (splits.count(",") != 1 or name.startswith("folder:")):
+        raise DatasetError(
+            f"splits {splits!r} must be two splits of a TFDS data set with a comma "
+            "between, as in train[:90%],train[90%:]"
+        )
     row = DATASETS.get(re.split("[/:]", name)[0])
     if name.startswith("folder:"):
         folder = Path(name.removeprefix("folder:")).expanduser()
@@ -145,7 +154,7 @@ def load(
             row.tfds_name if name in DATASETS else name, data_dir
         )
         image, label = features(builder)
-        first, second = split_names(builder, row)
+        first, second = splits.split(",") if splits else split_names(builder, row)
         train = read_split(builder, first, limit)
         validation = read_split(builder, second, limit)
         shape, class_names = image.shape, label.names
@@ -199,7 +208,10 @@ def read_split(
         examples = builder.as_dataset(split=name, decoders=wanted, **files)
         return examples.map(lambda example: (example["image"], example["label"]))
 
-    size = int(read().cardinality())
+    try:
+        size = int(read().cardinality())
+    except ValueError as error:  # an unknown split
+        raise DatasetError(f"{builder.name} has no split {name!r}: {error}") from error
     if limit is not None:
         size = min(size, limit)
     image = builder.info.features["image"]

@@ -68,6 +68,9 @@ _NETWORKS = {
     "densenet169": partial(dense_network, blocks=(6, 12, 32, 32), growth=32),
     # GAF, Table II: DenseNet-CIFAR, k = 12 and depth 121
     "densenet_cifar": partial(dense_network, blocks=(6, 12, 24, 16), growth=12),
+    # Huang et al. 2017, section 4.2: the smallest; and a narrower one
+    "densenet40": partial(dense_network, blocks=(6, 6, 6), growth=12),
+    "densenet22": partial(dense_network, blocks=(3, 3, 3), growth=8),
     # Simonyan & Zisserman 2015, configuration D
     "vgg16": partial(vgg_network, blocks=(2, 2, 3, 3, 3)),
 }
