@@ -35,7 +35,7 @@ COMMON = ["--dataset", "fashion_mnist", "--no-augment", "--schedule", "cosine"]
 COMMON += ["--batch-size", "128", "--precision", "mixed_bfloat16"]
 PILOT = ["--splits", "train[20000:28000],train[50000:55000]"]
 PILOT += ["--epochs", "2", "--seed", "100"]
-STUDY = ["--splits", "train[:15000],test", "--epochs", "12"]
+STUDY = ["--splits", "train[:10000],test", "--epochs", "12"]
 
 
 """
