@@ -5,8 +5,8 @@ Description: The SavedModel of a training run, with TensorFlow alone.
     python examples/predict.py runs/latest/saved_model image.png
     python examples/predict.py runs/latest/saved_model photos/ "more/*.jpg" --json
 
-Images are PNG, JPEG, GIF (the first frame) or BMP. As in validation, they are resized
-until they cover the model's input, and the center is cut out.
+Images are PNG, JPEG, GIF (the first frame) or BMP. They are resized and the center is
+cut out as in validation, which `classes.json` in the model's folder describes.
 """
 
 import argparse
@@ -61,13 +61,17 @@ def has_palette(content: bytes) -> bool:
     return content[begin:end] != grey[: end - begin]
 
 
-def read_image(path: Path, input_shape: list[int], crop: float) -> tf.Tensor:
+def read_image(
+    path: Path, input_shape: list[int], crop: float, square: bool
+) -> tf.Tensor:
     """The image `(height, width, channels)` as the model wants it, pixels 0-255.
 
     Args:
         path: of a PNG, JPEG, GIF or BMP.
         input_shape: height, width, channels.
         crop: share of the shorter side that the center crop keeps.
+        square: whether the image is made square first, whatever its shape; else it
+            keeps its shape until it is cropped.
 
     Raises:
         OSError: if the file cannot be read.
@@ -92,8 +96,11 @@ def read_image(path: Path, input_shape: list[int], crop: float) -> tf.Tensor:
         image = tf.image.rgb_to_grayscale(image)
     if image.shape[-1] < channels:
         image = tf.image.grayscale_to_rgb(image)
-    scale = max(height / image.shape[0], width / image.shape[1]) / crop
-    size = [round(side * scale) for side in image.shape[:2]]
+    if square:
+        size = [round(side / crop) for side in (height, width)]
+    else:
+        scale = max(height / image.shape[0], width / image.shape[1]) / crop
+        size = [round(side * scale) for side in image.shape[:2]]
     image = tf.image.resize(image, size, antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return image[top : top + height, left : left + width]
@@ -154,7 +161,9 @@ def main(arguments: list[str] | None = None) -> None:
         images = {}
         for path in paths[begin : begin + BATCH]:
             try:
-                images[path] = read_image(path, about["input_shape"], about["crop"])
+                images[path] = read_image(
+                    path, about["input_shape"], about["crop"], about["square"]
+                )
             except (OSError, ValueError) as error:
                 print(error, file=sys.stderr)
                 failed = True

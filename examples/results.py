@@ -320,11 +320,12 @@ def export(
     batches: Batches,
     class_names: Sequence[str],
     crop: float = 1.0,
+    square: bool = True,
 ) -> float:
     """Exports a SavedModel, loads it back and compares the predictions.
 
     `classes.json` in its folder is what `predict.py` needs: the class names, the shape
-    of an image, what pixels are, and `crop`.
+    of an image, what pixels are, `crop` and `square`.
 
     Args:
         model: from images to class probabilities.
@@ -333,6 +334,8 @@ def export(
         class_names: a name for each class.
         crop: share of the resized image's shorter side that the center crop of
             validation keeps, for example 224 / 256.
+        square: whether validation makes images square, or keeps their shape until the
+            crop.
 
     Returns:
         The largest difference of a probability.
@@ -361,6 +364,7 @@ def export(
         "input_shape": shape,
         "pixels": f"float32, 0 to 255, {colour}",
         "crop": crop,
+        "square": square,
     }
     text = json.dumps(about, indent=2, ensure_ascii=False)
     classes_path.write_text(text + "\n", encoding="utf-8")

@@ -14,6 +14,9 @@ import keras
 class Keep(keras.callbacks.Callback):
     """Keeps a run after every epoch: its state, history and best model.
 
+    The state is the model, its optimizer, and the random numbers of its layers (the
+    seeds of dropout, which Keras does not save).
+
     A checkpoint is a folder `epoch-NNNN` with the model, its optimizer and the history,
     renamed to its name only when it is complete.
 
@@ -37,6 +40,13 @@ class Keep(keras.callbacks.Callback):
         self.folder, self.settings = folder, settings
         self.monitor, self.patience, self.write = monitor, patience, write
         self.history: dict[str, list[float]] = {}
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs have passed since the best one."""
+        if not self.patience or not self.history:
+            return False
+        return len(self.history[self.monitor]) - 1 - self.best_epoch >= self.patience
 
     @property
     def best_epoch(self) -> int:
@@ -67,7 +77,10 @@ class Keep(keras.callbacks.Callback):
                 + ")"
             )
         self.history = state["history"]
-        return state["epochs"], keras.saving.load_model(done[-1] / "model.keras")
+        model = keras.saving.load_model(done[-1] / "model.keras")
+        for variable, value in zip(_seeds(model), state["seeds"], strict=True):
+            variable.assign(value)
+        return state["epochs"], model
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keeps everything; called by `fit`."""
@@ -75,7 +88,7 @@ class Keep(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         rate = _learning_rate(self.model.optimizer)
         self.history.setdefault("learning_rate", []).append(rate)
-        if self.patience and epoch - self.best_epoch >= self.patience:
+        if self.out_of_patience:
             self.model.stop_training = True
         if self.write:
             self._write(epoch + 1)
@@ -93,7 +106,14 @@ class Keep(keras.callbacks.Callback):
             new = self.folder / "best.new.keras"
             shutil.copy(unfinished / "model.keras", new)
             os.replace(new, self.folder / "best.keras")
-        state = {"epochs": epochs, "history": self.history, "settings": self.settings}
+        state = {
+            "epochs": epochs,
+            "history": self.history,
+            "settings": self.settings,
+            "seeds": [
+                keras.ops.convert_to_numpy(s).tolist() for s in _seeds(self.model)
+            ],
+        }
         (unfinished / "state.json").write_text(json.dumps(state))
         self._write_csv()
         unfinished.rename(complete)
@@ -113,6 +133,12 @@ class Keep(keras.callbacks.Callback):
         (last,) = (self.folder / "resume").glob("epoch-????")
         os.replace(last / "model.keras", self.folder / "last.keras")
         shutil.rmtree(self.folder / "resume")
+
+
+def _seeds(model):
+    """The variables of the model that `save` leaves out: its random generators'."""
+    saved = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in saved]
 
 
 def _learning_rate(optimizer):

@@ -14,6 +14,7 @@ Leaves in the output folder: `history.csv`, `curves.png`, `confusion.png`, `wors
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
 import json
 import os
@@ -88,7 +89,7 @@ def parser():
         help='of TFDS, such as "train[:90%%],train[90%%:]"',
     )
     what.add_argument("--model", metavar="NAME")
-    what.add_argument("--weights", metavar="imagenet|PATH")
+    what.add_argument("--weights", metavar="imagenet|none|PATH")
     what.add_argument("--l2", type=float, metavar="X", help="weight decay")
 
     how = make.add_argument_group("how to optimize (defaults: the recipe's)")
@@ -119,6 +120,11 @@ def parser():
     how.add_argument("--clipnorm", type=float, metavar="X")
     how.add_argument("--patience", type=int, default=0, metavar="EPOCHS")
     how.add_argument("--no-augment", action="store_true")
+    how.add_argument(
+        "--balance",
+        action=argparse.BooleanOptionalAction,
+        help="weight classes against their unequal numbers of images",
+    )
 
     where = make.add_argument_group("where to run")
     where.add_argument(
@@ -166,10 +172,12 @@ def settle(args):
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
     recipe = RECIPES[args.recipe] if args.recipe else DEFAULT
     given = {n: getattr(args, n) for n in RECIPE_FLAGS if getattr(args, n, None)}
-    for name in ("learning_rate", "l2", "backbone_rate"):  # these may be 0
+    for name in ("learning_rate", "l2", "backbone_rate", "balance"):  # these may be 0
         if getattr(args, name) is not None:
             given[name] = getattr(args, name)
     run = dataclasses.replace(recipe, **given)
+    if run.weights == "none":
+        run = dataclasses.replace(run, weights=None)
     optimizer = choices.optimizer_class(run.optimizer)
     settings = dict(run.settings)
     if optimizer is not choices.optimizer_class(recipe.optimizer):
@@ -196,6 +204,8 @@ def settle(args):
         raise ValueError(
             "Keras cannot compile the step under MirroredStrategy: leave out --jit"
         )
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs the package tensorboard: install it")
     several = args.coordinator is not None or args.processes > 1
     if several and (args.strategy != "data-parallel" or not args.coordinator):
         raise ValueError(
@@ -243,7 +253,7 @@ def set_up(args, run):
         tf.config.experimental.enable_op_determinism()  # sums in a fixed order
     keras.config.set_dtype_policy(run.precision)
     if args.strategy == "data-parallel":
-        set_up_data_parallel(args)
+        set_up_data_parallel(args, run)
     elif args.strategy == "mirrored":
         devices = [f"CPU:{i}" for i in range(args.devices)] if args.devices else None
         strategy = tf.distribute.MirroredStrategy(devices)
@@ -256,7 +266,7 @@ def set_up(args, run):
     return contextlib.nullcontext()
 
 
-def set_up_data_parallel(args):
+def set_up_data_parallel(args, run):
     """Joins the processes, and spreads every batch over all their devices."""
     import jax
 
@@ -269,6 +279,17 @@ def set_up_data_parallel(args):
     keras.distribution.set_distribution(
         keras.distribution.DataParallel(auto_shard_dataset=False)
     )
+    if run.batch_size % sharing_devices():
+        raise ValueError(
+            f"--batch-size {run.batch_size} is not a multiple of the "
+            f"{sharing_devices()} devices"
+        )
+
+
+def sharing_devices():
+    """The devices of all processes among which every batch must divide evenly."""
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if distribution else 1
 
 
 """
@@ -374,8 +395,9 @@ def train(args, run, data, model, keep, done):
         epochs=run.epochs,
         steps_per_epoch=steps,
         validation_data=validation_batches(
-            data, run.batch_size, (args.process_id, args.processes)
+            data, run.batch_size, (args.process_id, args.processes), sharing_devices()
         ),
+        class_weight=data.class_weights() if run.balance else None,
         callbacks=callbacks,
         verbose=1 if args.process_id == 0 else 0,
     )
@@ -426,6 +448,7 @@ def report(args, run, data, model, keep, speed, start):
         batches,
         data.class_names,
         crop=PREPROCESSINGS[data.preprocessing].crop,
+        square=PREPROCESSINGS[data.preprocessing].square,
     )
     keep.finish()
     written = {
@@ -509,7 +532,8 @@ def main(arguments=None):
     except (ValueError, DatasetError) as error:
         make.error(str(error))
     print(model.optimizer)
-    speed = train(args, run, data, model, keep, done) if done < run.epochs else None
+    finished = done >= run.epochs or keep.out_of_patience
+    speed = None if finished else train(args, run, data, model, keep, done)
     if args.process_id == 0:
         report(args, run, data, model, keep, speed, start)
 

@@ -1,7 +1,6 @@
 """The main job and its parts: real data, the network, a short run, bad flags."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import random
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from recipes import RECIPES
+from run_state import Keep
 from running import numpy_values
 from test_distribution import finish, free_addresses
 
@@ -94,7 +94,8 @@ def test_short_run_leaves_everything(data_dir, tmp_path):
         "--optimizer",
         "AngularGrad",
     ]
-    shown = train(*flags, "--data-dir", data_dir, "--output", tmp_path).stdout
+    flags += ["--tensorboard", "--data-dir", data_dir, "--output", tmp_path]
+    shown = train(*flags).stdout
     assert "AngularFriction" in shown
     assert "Epoch 2/2" in shown and "━━" in shown
     run = json.loads((tmp_path / "run.json").read_text())
@@ -110,6 +111,9 @@ def test_short_run_leaves_everything(data_dir, tmp_path):
     assert history["loss"][1] < history["loss"][0]
     assert run["metrics"]["last_loss"] == pytest.approx(history["loss"][1], rel=1e-5)
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+    for part in ("train", "validation"):
+        (events,) = (tmp_path / "tensorboard" / part).glob("events*")
+        assert b"epoch_accuracy" in events.read_bytes()
     for picture in ("curves", "confusion", "worst"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 11
@@ -187,7 +191,16 @@ def test_mirrored_devices_run(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_jax_processes_train_as_one(data_dir, tmp_path):
-    flags = [*QUICK, "--strategy", "data-parallel", "--data-dir", data_dir]
+    """Also with a last batch of one validation image, which two cannot share."""
+    flags = [
+        *QUICK,
+        "--limit",
+        129,
+        "--strategy",
+        "data-parallel",
+        "--data-dir",
+        data_dir,
+    ]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "0"}
     train(*flags, "--output", tmp_path / "one", env=environment)
     (address,) = free_addresses(1)
@@ -234,36 +247,129 @@ def test_two_tensorflow_workers_train_as_one(data_dir, tmp_path):
     assert_nearly_equal(run(1), run(2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_two_steps(name, monkeypatch, tmp_path):
-    """The recipe's own network, optimizer and shapes; noise for images."""
+@pytest.fixture
+def program(monkeypatch):
+    """train.py in this process, which it does not set up: tests follow."""
     import train as program
 
+    monkeypatch.setattr(program, "set_up", lambda args, run: contextlib.nullcontext())
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
+    """Its own network, optimizer, preprocessing and data set, of mock images."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from datasets import preparing
+    from test_datasets import write_images
+
+    monkeypatch.setattr(preparing, "prepare", lambda *_: None)
     recipe = RECIPES[name]
-    args = program.parser().parse_args(["--recipe", name, "--output", str(tmp_path)])
-    args.weights = None
-    run = dataclasses.replace(program.settle(args), weights=None, batch_size=2)
-    size = run.image_size or 32
-    size = min(size, 64)
-    images = np.random.default_rng(0).normal(128, 40, (4, size, size, 3))
-    data = FakeData(images.astype("float32"))
+    flags = ["--recipe", name, "--weights", "none", "--batch-size", "2"]
+    if recipe.image_size:
+        flags += ["--image-size", "64"]
+    if recipe.dataset.startswith("folder:"):
+        for label in range(3):
+            write_images(tmp_path / str(label), 4 + label, 60 * label)
+        flags += ["--dataset", f"folder:{tmp_path}"]
+    args = program.parser().parse_args(flags)
+    run = program.settle(args)
+    with tfds.testing.mock_data(num_examples=5):
+        data = program.load(run.dataset, image_size=run.image_size)
+        batches = list(program.batches_of(args, run, data, 0)[0].take(2))
     model = program.build(args, run, data, steps_per_epoch=2)
     before = [w.copy() for w in model.get_weights()]
-    labels = np.arange(4) % 10
-    model.fit(data.images, labels, batch_size=2, epochs=1, verbose=0)
-    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+    assert model.count_params() > 1e6
+    for images, labels in batches:
+        loss, _ = model.train_on_batch(images, labels)
+        assert np.isfinite(loss)
+    assert all((a != b).any() for a, b in zip(before, model.get_weights()) if b.ndim)
     names = {type(o).__name__ for o in inner_optimizers(model.optimizer)}
     assert recipe.optimizer in names
 
 
-class FakeData:
-    def __init__(self, images):
-        self.images, self.image_shape = images, images.shape[1:]
-        self.class_names = [str(number) for number in range(10)]
+@pytest.mark.slow
+def test_balanced_classes_reach_fit(program, tmp_path, monkeypatch):
+    from test_datasets import write_images
 
-    def sample_images(self, count):
-        return self.images[:count]
+    for label in range(2):
+        write_images(tmp_path / str(label), 6 + 24 * label, 60 * label)
+    flags = ["--dataset", f"folder:{tmp_path}", "--image-size", "8", "--epochs", "1"]
+    flags += ["--batch-size", "4", "--balance", "--output", str(tmp_path / "run")]
+    given = {}
+    monkeypatch.setattr(program, "report", lambda *_: None)
+    monkeypatch.setattr(keras.Model, "fit", lambda self, *_, **kw: given.update(kw))
+    monkeypatch.setattr(program.Clock, "rate", lambda *_: None)
+    program.main(flags)
+    assert given["class_weight"][0] > 2 > 1 > given["class_weight"][1]
+    assert program.settle(
+        program.parser().parse_args(["--recipe", "wgd-animals"])
+    ).balance
+    off = ["--recipe", "wgd-animals", "--no-balance"]
+    assert not program.settle(program.parser().parse_args(off)).balance
+
+
+def test_kept_run_with_dropout_goes_on_as_it_would(tmp_path):
+    """The state of the random numbers is kept too."""
+    images = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    labels = np.arange(40) % 3
+
+    def fit(model, keep, first, last):
+        model.fit(
+            images, labels, batch_size=8, shuffle=False, verbose=0, callbacks=[keep],
+            initial_epoch=first, epochs=last, validation_data=(images, labels),
+        )  # fmt: skip
+        return model
+
+    def new():
+        keras.utils.set_random_seed(3)
+        layers = [keras.layers.Dense(9), keras.layers.Dropout(0.5)]
+        model = keras.Sequential([*layers, keras.layers.Dense(3, "softmax")])
+        model.compile(
+            keras_gradopt.AngularGrad(0.01), "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )  # fmt: skip
+        return model
+
+    whole = fit(new(), Keep(tmp_path / "whole", {}), 0, 4)
+    fit(new(), Keep(tmp_path / "stopped", {}), 0, 2)
+    keep = Keep(tmp_path / "stopped", {})
+    done, model = keep.restore()
+    assert done == 2
+    resumed = fit(model, keep, 2, 4)
+    for a, b in zip(whole.get_weights(), resumed.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_out_of_patience_is_finished_when_resumed(program, data_dir, tmp_path):
+    """Stopped by `--patience`, and killed before its results were written."""
+    flags = [
+        "--limit",
+        "64",
+        "--epochs",
+        "9",
+        "--learning-rate",
+        "0",
+        "--patience",
+        "2",
+    ]
+    flags += ["--data-dir", str(data_dir), "--output", str(tmp_path)]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            program.main(flags)
+    epochs = len(history_of(tmp_path))
+    assert 3 <= epochs < 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "train", killed)
+        program.main([*flags, "--resume"])
+    assert len(history_of(tmp_path)) == epochs
+    assert (tmp_path / "run.json").exists()
 
 
 def inner_optimizers(optimizer):
@@ -296,15 +402,18 @@ def inner_optimizers(optimizer):
         (["--process-id", "1"], "--process-id must be from 0 to 0"),
     ],
 )
-def test_bad_flags_give_a_sentence(flags, says, capsys, monkeypatch):
-    import train as program
-
-    # it would change this process for the tests that follow
-    monkeypatch.setattr(program, "set_up", lambda args, run: contextlib.nullcontext())
+def test_bad_flags_give_a_sentence(flags, says, capsys, program):
     with pytest.raises(SystemExit) as stop:
         program.main(flags)
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_tensorboard_missing_is_a_sentence(program, monkeypatch, capsys):
+    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        program.main(["--tensorboard"])
+    assert "needs the package tensorboard" in capsys.readouterr().err
 
 
 def test_bad_flag_of_the_real_program_shows_no_stack(data_dir):

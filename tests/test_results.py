@@ -18,6 +18,7 @@ pytest.importorskip("sklearn")
 import predict
 import results
 import tensorflow as tf
+from datasets import PREPROCESSINGS
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -283,7 +284,7 @@ def colours(tmp_path_factory):
     path = tmp_path_factory.mktemp("colours") / "saved_model"
     batches = [(np.zeros((1, 8, 8, 3), np.float32), [0])]
     names = ["red", "green", "blue"]
-    results.export(colour_model(8, 8), path, batches, names, crop=0.5)
+    results.export(colour_model(8, 8), path, batches, names, crop=0.5, square=False)
     return path
 
 
@@ -298,6 +299,7 @@ def test_export(digits, tmp_path):
         "input_shape": [8, 8, 1],
         "pixels": "float32, 0 to 255, grey",
         "crop": 0.875,
+        "square": True,
     }
     served = tf.saved_model.load(path)
     expected = digits.model.predict(digits.images, verbose=0)
@@ -406,13 +408,15 @@ def test_kinds_of_files(suffix, mode, tmp_path):
     path = tmp_path / f"image{suffix}"
     Image.fromarray(pixels).convert(mode).save(path, quality=95, subsampling=0)
     for channels in (1, 3):
-        image = predict.read_image(path, [8, 8, channels], 1.0)
+        image = predict.read_image(path, [8, 8, channels], 1.0, False)
         assert image.dtype == tf.float32
         # chroma bleeds in a JPEG
         tolerance = 12 if (suffix, mode) == (".jpg", "RGB") else 0.1
         expected = np.full((8, 8, channels), 80)
         np.testing.assert_allclose(image, expected, atol=tolerance)
-        assert predict.read_image(path, [5, 7, channels], 0.8).shape == (5, 7, channels)
+        for square in (False, True):
+            image = predict.read_image(path, [5, 7, channels], 0.8, square)
+            assert image.shape == (5, 7, channels)
 
 
 def test_resize_and_crop():
@@ -422,15 +426,29 @@ def test_resize_and_crop():
     lying = tf.transpose(upright, (1, 0, 2))
     for image, axis in ((upright, 0), (lying, 1)):
         path = SimpleNamespace(read_bytes=lambda i=image: tf.io.encode_png(i).numpy())
-        same = predict.read_image(path, [12, 12, 1], 1.0).numpy()[..., 0]
+        same = predict.read_image(path, [12, 12, 1], 1.0, False).numpy()[..., 0]
         levels = np.arange(60, 180, 10)
         np.testing.assert_array_equal(np.moveaxis(same, axis, 0)[:, 3], levels)
-        half = predict.read_image(path, [6, 6, 1], 1.0).numpy()[..., 0]
+        half = predict.read_image(path, [6, 6, 1], 1.0, False).numpy()[..., 0]
         expected = np.arange(65, 180, 20)
         np.testing.assert_allclose(np.moveaxis(half, axis, 0)[:, 3], expected)
-        middle = predict.read_image(path, [6, 6, 1], 0.5).numpy()[..., 0]
+        middle = predict.read_image(path, [6, 6, 1], 0.5, False).numpy()[..., 0]
         levels = np.arange(90, 150, 10)
         np.testing.assert_array_equal(np.moveaxis(middle, axis, 0)[:, 3], levels)
+
+
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_files_are_prepared_as_in_validation(name, tmp_path):
+    """Whatever the shape: lying, upright, smaller or larger than the network's."""
+    about = PREPROCESSINGS[name]
+    for shape in ((90, 130, 3), (61, 33, 3), (300, 280, 3)):
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        Image.fromarray(image).save(tmp_path / "image.png")
+        expected = about.evaluate(image[None].astype("float32"), 56)[0]
+        found = predict.read_image(
+            tmp_path / "image.png", [56, 56, 3], about.crop, about.square
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 @pytest.fixture

@@ -78,18 +78,30 @@ def training_batches(
 
 
 def validation_batches(
-    data: Data, batch_size: int, shard: tuple[int, int] = (0, 1)
+    data: Data, batch_size: int, shard: tuple[int, int] = (0, 1), multiple_of: int = 1
 ) -> tf.data.Dataset:
-    """Batches of the validation images in a fixed order; the last may be smaller."""
+    """Batches of the validation images in a fixed order; the last may be smaller.
+
+    Args:
+        data: What `load` returned.
+        batch_size: Of all processes together.
+        shard: Number of this process, and how many there are.
+        multiple_of: Leaves out the last images over a multiple of this number, for
+            devices that must share every batch evenly.
+    """
     split = data.validation_split
     index, count = shard
+    if split.size < multiple_of:
+        raise DatasetError(
+            f"{split.size} validation images are less than one for each of "
+            f"{multiple_of} devices"
+        )
+    images = split.stored.take(split.size - split.size % multiple_of)
 
     def prepare(images, labels):
         return data.preprocess(images, None), labels
 
-    return in_batches(
-        split.stored.shard(count, index), split, prepare, batch_size, count
-    )
+    return in_batches(images.shard(count, index), split, prepare, batch_size, count)
 
 
 def in_batches(

@@ -99,6 +99,18 @@ class Data:
             images = functions.train(images, size, draws)
         return tf.ensure_shape(images, (None, *self.image_shape))
 
+    def class_weights(self) -> dict[int, float]:
+        """For each class of the training images, what balances their number.
+
+        The weights of all images have mean 1 and the same sum in every class: in
+        expectation the loss of a sampler that draws all classes equally often.
+        """
+        labels = self.training_split.stored.map(lambda _, label: label).batch(1024)
+        found = np.concatenate(list(labels.as_numpy_iterator()))
+        classes, counts = np.unique(found, return_counts=True)
+        weights = found.size / (classes.size * counts)
+        return dict(zip(classes.tolist(), weights.tolist()))
+
     def sample_images(self, count: int) -> np.ndarray:
         """The first training images, preprocessed without randomness."""
         images = self.train.take(count).batch(1)

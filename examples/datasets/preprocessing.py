@@ -18,12 +18,15 @@ DRAWS = 5
 class Preprocessing:
     """The function for training images and the one for validation images.
 
-    `crop` is the share of the shorter side that the latter keeps of an image.
+    What the latter does to an image, for `predict.py`: `square` makes it one whatever
+    the shape was, else it keeps its shape; then the middle is cut out, `crop` of each
+    side (of the shorter one).
     """
 
     train: Callable[[tf.Tensor, int, tf.Tensor], tf.Tensor]
     evaluate: Callable[[tf.Tensor, int], tf.Tensor]
     crop: float = 1.0
+    square: bool = True
 
 
 def resize(images: tf.Tensor, size: int) -> tf.Tensor:
@@ -131,6 +134,6 @@ PREPROCESSINGS = {
     "cifar": Preprocessing(shift_and_flip, resize),
     "shift": Preprocessing(shift, resize),
     "resize": Preprocessing(resize_and_flip, resize),
-    "imagenet": Preprocessing(resized_crop_and_flip, single_crop, 224 / 256),
+    "imagenet": Preprocessing(resized_crop_and_flip, single_crop, 224 / 256, False),
     "fine_grained": Preprocessing(fine_grained, fine_grained_crop, 448 / 512),
 }
