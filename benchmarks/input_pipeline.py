@@ -6,8 +6,8 @@ Description: What examples/datasets delivers without a network to train.
 
 The data sets hold noise of the real shape, written as TFDS writes it (PNG or JPEG in
 TFRecords), so that decoding and reading take what they take. Each row is timed over
-whole epochs: the first, which reads and decodes, and later ones, from the cache where the
-data set fits. Rows are interleaved; the table shows medians and ranges.
+whole epochs: the first, which reads and decodes, and later ones, from the cache where
+the data set fits. Rows are interleaved; the table shows medians and ranges.
 """
 
 import argparse
@@ -41,7 +41,9 @@ class Noise(tfds.core.GeneratorBasedBuilder):
     """Smooth noise: photographs compress no worse."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ROWS]
+    BUILDER_CONFIGS = [  # noqa: RUF012 (as TFDS wants it)
+        tfds.core.BuilderConfig(name=name) for name in ROWS
+    ]
 
     def _info(self):
         _, shape, encoding, _, _ = ROWS[self.builder_config.name]
