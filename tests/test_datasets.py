@@ -415,6 +415,17 @@ def test_without_a_network_one_sentence_at_once(offline, tmp_path):
         assert name in said.partition("Without a network these work")[2]
 
 
+def test_proxy_that_reaches_nothing(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for name in ("http_proxy", "https_proxy"):  # nobody listens there any more
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    begin = time.perf_counter()
+    with pytest.raises(DatasetError, match=r"www\.cs\.toronto\.edu does not answer"):
+        load("cifar10", data_dir=str(tmp_path))
+    assert time.perf_counter() - begin < 20  # TFDS alone tries for minutes
+
+
 def test_without_a_network_what_is_prepared_works(offline, data_dir):
     assert load("digits", data_dir=data_dir).train_size == 1437
     assert load(str(Path(data_dir, "digits", "1.0.0"))).train_size == 1437
@@ -425,6 +436,7 @@ def test_broken_download_is_a_sentence(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise ConnectionError("the line is cut")
 
+    monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr(preparing, "answers", lambda *_: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(DatasetError, match="the line is cut"):

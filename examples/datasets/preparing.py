@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,10 +73,12 @@ def prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
         local
         or by_hand
         or any((manual_dir / file.filename).exists() for file in files.values())
-        or urllib.request.getproxies()  # then the host itself need not answer
     ):
-        for host, port in sorted({host_of(url) for url in files}):
-            if not answers(host, port):
+        # behind a proxy the host itself need not answer
+        behind_proxy = bool(urllib.request.getproxies())
+        one_of_each = {host_of(url): url for url in sorted(files)}
+        for (host, port), url in sorted(one_of_each.items()):
+            if refused(url) if behind_proxy else not answers(host, port):
                 raise DatasetError(
                     f"{missing}, and {host} does not answer. Where there is a network, "
                     f"run\n\n    {needs}\n\nand copy {data_dir}/{builder.name} to the "
@@ -122,3 +125,24 @@ def answers(host: str, port: int, seconds: float = 2.0) -> bool:
     thread.start()
     thread.join(seconds)
     return found.is_set()
+
+
+def refused(url: str, seconds: float = 2.0) -> bool:
+    """Whether a proxy fails within that time to reach the host of a URL."""
+    failed = threading.Event()
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=seconds).close()
+        except urllib.error.HTTPError:
+            pass  # the host has answered
+        except TimeoutError:
+            pass  # slow, perhaps
+        except OSError:
+            failed.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return failed.is_set()
