@@ -18,6 +18,7 @@ if keras.backend.backend() != "tensorflow":  # these do not depend on the backen
         "test_models.py",
         "test_package.py",
         "test_results.py",
+        "test_studies.py",
     ]
 
 

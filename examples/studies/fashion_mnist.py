@@ -106,7 +106,7 @@ def tuned_rates(runs, workers):
             tried = loss.setdefault(task[:2], {})
             tried[index] = value if np.isfinite(value) else np.inf
         for key, tried in loss.items():
-            index = min(tried, key=tried.get)
+            index = min(tried, key=lambda i: (tried[i], i))  # the lowest if all diverge
             best[key] = half_decade(index)
             wanted[key] = {index - 1, index + 1} - set(tried)
     return best
