@@ -267,24 +267,29 @@ def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
     monkeypatch.setattr(preparing, "prepare", lambda *_: None)
     recipe = RECIPES[name]
     flags = ["--recipe", name, "--weights", "none", "--batch-size", "2"]
+    flags += ["--steps-per-epoch", "2"]
     if recipe.image_size:
         flags += ["--image-size", "64"]
     if recipe.dataset.startswith("folder:"):
         for label in range(3):
             write_images(tmp_path / str(label), 4 + label, 60 * label)
         flags += ["--dataset", f"folder:{tmp_path}"]
+    flags += ["--epochs", "1", "--output", str(tmp_path / "run")]
     args = program.parser().parse_args(flags)
     run = program.settle(args)
     with tfds.testing.mock_data(num_examples=5):
         data = program.load(run.dataset, image_size=run.image_size)
-        batches = list(program.batches_of(args, run, data, 0)[0].take(2))
-    model = program.build(args, run, data, steps_per_epoch=2)
-    before = [w.copy() for w in model.get_weights()]
+        model = program.build(args, run, data, steps_per_epoch=2)
+        before = numpy_values(model.trainable_weights)
+        keep, done, _ = program.begin(args, run)
+        program.train(args, run, data, model, keep, done)
     assert model.count_params() > 1e6
-    for images, labels in batches:
-        loss, _ = model.train_on_batch(images, labels)
-        assert np.isfinite(loss)
-    assert all((a != b).any() for a, b in zip(before, model.get_weights()) if b.ndim)
+    after = numpy_values(model.trainable_weights)
+    assert all((a != b).any() for a, b in zip(before, after))
+    history = history_of(tmp_path / "run")
+    assert np.isfinite(history["loss"])
+    assert 0 < history["learning_rate"] <= run.learning_rate * 1.001
+    assert keep.restore()[0] == 1
     names = {type(o).__name__ for o in inner_optimizers(model.optimizer)}
     assert recipe.optimizer in names
 
