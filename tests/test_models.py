@@ -1,6 +1,7 @@
 """The networks of the examples: sizes as published, and what each has to be."""
 
 import inspect
+import os
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,8 @@ from models.applications import APPLICATIONS
 from models.densenet import dense_network
 from models.resnet import residual_network
 from models.vgg import vgg_network
+
+import keras_gradopt
 
 HE = "He et al. 2015, Table 6: 0.27 and 0.85 million; exactly, in READMEs of ports"
 TORCHVISION = "torchvision, num_params of the network's weights"
@@ -164,6 +167,52 @@ def kind_of(name):
         if part in name:
             return kind
     return "plain"
+
+
+@pytest.fixture(scope="module")
+def mock_batches():
+    """Two batches of mock CIFAR-10, through the whole input pipeline."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from datasets import load, preparing, training_batches
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "prepare", lambda *_: None)
+        with tfds.testing.mock_data(num_examples=8):
+            batches, _ = training_batches(load("cifar10"), 4, seed=0)
+            return list(batches.as_numpy_iterator())
+
+
+def trains(name, batches, optimizer, jit_compile):
+    """Whether every batch gives a finite loss and moves every trainable weight."""
+    images, _ = batches[0]
+    assert len(batches) == 2 and images.shape == (4, 32, 32, 3)
+    model = create_model(name, images.shape[1:], 10)
+    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=jit_compile)
+    for batch in batches:
+        before = [np.array(w) for w in model.trainable_weights]
+        assert np.isfinite(model.train_on_batch(*batch))
+        after = [np.array(w) for w in model.trainable_weights]
+        assert all((a != b).any() for a, b in zip(before, after))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_two_steps_on_mock_images(name, mock_batches):
+    trains(name, mock_batches, keras_gradopt.AdamNorm(), "auto")
+
+
+# Of each kind of block one; the others with ALL_NETWORKS=1 (a quarter of an hour)
+ONE_OF_EACH = {"resnet20", "preact_resnet34", "se_resnet18", "resnet18_ws"}
+ONE_OF_EACH |= {"resnext29_32x4d", "densenet22", "vgg16"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", MODELS if os.environ.get("ALL_NETWORKS") else sorted(ONE_OF_EACH)
+)
+def test_two_optimizers_under_xla(name, mock_batches):
+    for optimizer in (keras_gradopt.AngularGrad(), keras_gradopt.WGDSGD()):
+        trains(name, mock_batches, optimizer, True)
 
 
 @pytest.mark.parametrize(
