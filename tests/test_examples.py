@@ -288,7 +288,7 @@ def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
     assert all((a != b).any() for a, b in zip(before, after))
     history = history_of(tmp_path / "run")
     assert np.isfinite(history["loss"])
-    assert 0 < history["learning_rate"] <= run.learning_rate * 1.001
+    assert 0 <= history["learning_rate"] <= run.learning_rate * 1.001
     assert keep.restore()[0] == 1
     names = {type(o).__name__ for o in inner_optimizers(model.optimizer)}
     assert recipe.optimizer in names
