@@ -201,7 +201,7 @@ def test_two_steps_on_mock_images(name, mock_batches):
     trains(name, mock_batches, keras_gradopt.AdamNorm(), run_eagerly=True)
 
 
-# XLA takes long on large ones: the others with ALL_NETWORKS=1 (half an hour)
+# XLA takes long on large ones: the others with ALL_NETWORKS=1
 QUICKEST = ["resnet20", "resnet18_ws", "densenet22", "vgg16"]
 
 

@@ -128,7 +128,7 @@ def collect(runs, results):
         stage, network, optimizer = folder.name.split("-")[:3]
         seconds += written["seconds"]
         versions = written["versions"]
-        commits.add(written["commit"])
+        commits.add(str(written["commit"]))
         with open(folder / "history.csv") as file:
             for epoch in csv.DictReader(file):
                 del epoch["learning_rate"]
