@@ -361,12 +361,15 @@ def test_out_of_patience_is_finished_when_resumed(program, data_dir, tmp_path):
     ]
     flags += ["--data-dir", str(data_dir), "--output", str(tmp_path)]
 
+    class Killed(Exception):
+        pass
+
     def killed(*_):
-        raise KeyboardInterrupt
+        raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "report", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             program.main(flags)
     epochs = len(history_of(tmp_path))
     assert 3 <= epochs < 9
