@@ -42,11 +42,14 @@ class Slot:
         scalar: one number per variable, float32 or wider, instead of a tensor of
             the variable's shape and dtype. Defaults to `False`.
         initial: its value before the first step. Defaults to `0.0`.
+        history: its new value does not depend on its old one, as with a previous
+            gradient. Defaults to `False`.
     """
 
     name: str
     scalar: bool = False
     initial: float = 0.0
+    history: bool = False
 
 
 class Result(NamedTuple):
@@ -68,7 +71,8 @@ class Transform:
     """Base class of the gradient transforms.
 
     A subclass implements `apply` and `get_config`; it lists `slots` if it has
-    memory, and overrides `plan` if it treats variables differently.
+    memory, and overrides `plan` if it treats variables differently. In TensorFlow's
+    graphs `apply` is compiled by XLA; if XLA cannot, it sets `jit_compile = False`.
 
     Example:
 
@@ -84,6 +88,12 @@ class Transform:
     """
 
     slots: ClassVar[tuple[Slot, ...]] = ()
+    history_dtype: str | None = None
+    jit_compile: ClassVar[bool] = True
+
+    def slot_dtype(self, slot: Slot) -> str | None:
+        """The dtype of a slot, or `None` for the variable's."""
+        return self.history_dtype if slot.history else None
 
     def plan(self, variables: Sequence[keras.Variable]) -> list[Any]:
         """What `apply` must know of each variable; called when one is built.
@@ -119,8 +129,17 @@ class Transform:
         return cls(**config)
 
     def __repr__(self) -> str:
-        config = self.get_config().items()
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config)})"
+        config = {k: v for k, v in self.get_config().items() if v is not None}
+        shown = ", ".join(f"{name}={value!r}" for name, value in config.items())
+        return f"{type(self).__name__}({shown})"
+
+
+def _history_dtype(value):
+    return (
+        None
+        if value is None
+        else arguments.choice("history_dtype", value, ["bfloat16"])
+    )
 
 
 @register
@@ -128,8 +147,14 @@ class DifferenceFriction(Transform):
     """diffGrad's friction: the step is multiplied by `sigmoid(|g_{t-1} - g_t|)`.
 
     Elementwise, with `g_0 = 0`. The coefficient is in [0.5, 1): a gradient that
-    stays the same halves the step. Takes no arguments. Keeps one slot, the
-    previous gradient.
+    stays the same halves the step. Keeps one slot, the previous gradient.
+
+    Args:
+        history_dtype: `"bfloat16"` keeps the previous gradient in half the memory,
+            rounded to 8 bits. Defaults to `None`, the variable's dtype.
+
+    Raises:
+        ValueError: for any other dtype.
 
     Example:
 
@@ -147,12 +172,18 @@ class DifferenceFriction(Transform):
         Dubey et al. (2019), diffGrad; AngularGrad eq. 9.
     """
 
-    slots = (Slot("previous_gradient"),)
+    slots = (Slot("previous_gradient", history=True),)
+
+    def __init__(self, history_dtype: str | None = None) -> None:
+        self.history_dtype = _history_dtype(history_dtype)
 
     def apply(self, gradient, slots, plan):
         (previous,) = slots
         coefficient = equations.difference_friction(gradient, previous)
         return Result(gradient, coefficient, [gradient])
+
+    def get_config(self):
+        return {"history_dtype": self.history_dtype}
 
 
 @register
@@ -171,6 +202,8 @@ class AngularFriction(Transform):
         angle: f, `"cos"` or `"tan"`. Defaults to `"cos"`.
         lambda_1: weight of the angle, at least 0. Defaults to `0.5`.
         lambda_2: the smallest coefficient, at least 0. Defaults to `0.5`.
+        history_dtype: `"bfloat16"` keeps both slots in half the memory, rounded to 8
+            bits. Defaults to `None`, the variable's dtype.
 
     Raises:
         ValueError: for an argument out of range, or if both weights are 0.
@@ -185,16 +218,24 @@ class AngularFriction(Transform):
         Roy et al., AngularGrad, Algorithm 2 and eq. 13-15.
     """
 
-    slots = (Slot("previous_gradient"), Slot("previous_ratio", initial=math.inf))
+    slots = (
+        Slot("previous_gradient", history=True),
+        Slot("previous_ratio", initial=math.inf, history=True),
+    )
 
     def __init__(
-        self, angle: str = "cos", lambda_1: float = 0.5, lambda_2: float = 0.5
+        self,
+        angle: str = "cos",
+        lambda_1: float = 0.5,
+        lambda_2: float = 0.5,
+        history_dtype: str | None = None,
     ) -> None:
         self.angle = arguments.choice("angle", angle, ["cos", "tan"])
         self.lambda_1 = arguments.number("lambda_1", lambda_1, 0)
         self.lambda_2 = arguments.number("lambda_2", lambda_2, 0)
         if self.lambda_1 == self.lambda_2 == 0:
             raise arguments.refuse("lambda_2", lambda_2, "above 0 when lambda_1 is 0")
+        self.history_dtype = _history_dtype(history_dtype)
 
     def apply(self, gradient, slots, plan):
         previous, previous_ratio = slots
@@ -209,6 +250,7 @@ class AngularFriction(Transform):
             "angle": self.angle,
             "lambda_1": self.lambda_1,
             "lambda_2": self.lambda_2,
+            "history_dtype": self.history_dtype,
         }
 
 

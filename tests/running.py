@@ -1,4 +1,8 @@
-"""Runs an optimizer on given gradients: eager, as a graph, compiled by XLA."""
+"""Runs an optimizer on given gradients: eager, as a graph, compiled by XLA.
+
+"graph" is what users have, a graph whose inner functions XLA compiles; "uncompiled" is
+the same with `KERAS_GRADOPT_JIT_COMPILE=0`; "xla" compiles the whole.
+"""
 
 import json
 from functools import cache
@@ -11,12 +15,12 @@ import pytest
 REFERENCE = Path(__file__).parent / "reference"
 BACKEND = keras.backend.backend()
 MODES = {
-    "tensorflow": ["eager", "graph", "xla"],
+    "tensorflow": ["eager", "uncompiled", "graph", "xla"],
     "jax": ["xla"],  # eager, op by op, is slow; small tests elsewhere use it
     "torch": ["eager"],
 }[BACKEND]
 # the quickest, for tests that are not about the mode
-MODE = {"tensorflow": "graph", "jax": "xla", "torch": "eager"}[BACKEND]
+MODE = {"tensorflow": "uncompiled", "jax": "xla", "torch": "eager"}[BACKEND]
 
 # each mode; all but the quickest are slow tests
 EVERY_MODE = [
@@ -120,7 +124,7 @@ def stepper(optimizer, variables, mode=MODE):
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(eager, jit_compile=mode == "xla")
+        return in_environment(mode, tf.function(eager, jit_compile=mode == "xla"))
 
     import jax
 
@@ -136,3 +140,24 @@ def stepper(optimizer, variables, mode=MODE):
             variable.assign(value)
 
     return stateless
+
+
+def in_environment(mode, step):
+    """`step`, which is traced and compiled as the mode wants it."""
+
+    def call(grads):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KERAS_GRADOPT_JIT_COMPILE", str(int(mode != "uncompiled")))
+            return step(grads)
+
+    return call
+
+
+def inner_functions(graph):
+    """Names of the functions compiled by XLA that a TensorFlow graph calls."""
+    return [
+        operation.get_attr("f").name
+        for operation in graph.get_operations()
+        if operation.type in ("PartitionedCall", "StatefulPartitionedCall")
+        and "_XlaMustCompile" in operation.node_def.attr
+    ]

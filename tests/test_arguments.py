@@ -43,6 +43,7 @@ OWN = {
     "beta": [0, -20],
     "learning_rate_inside": [1, None],
     "mean_over": ["rows", None],
+    "history_dtype": ["float16", "float8", 16],
 }
 
 

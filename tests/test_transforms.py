@@ -280,6 +280,21 @@ def test_rectification_is_right_in_float32(beta_2):
             assert float(r) == pytest.approx(square**0.5, rel=1e-5), t
 
 
+def test_arctan_is_right_in_float32():
+    """To two units in the last place, from the smallest numbers to infinity."""
+    random = np.random.default_rng(0)
+    sizes = 10.0 ** random.uniform(-37, 38, 20_000)
+    near_one = random.uniform(0.5, 2, 20_000)
+    x = np.concatenate([sizes, -sizes, near_one, [0, np.inf, -np.inf]])
+    x = x.astype("float32")
+    exact = np.arctan(x.astype("float64"))
+    ours = equations.gradient_activation(ops.array(x), "arctan", 1.0, 1.0)
+    ours = ops.convert_to_numpy(ours)
+    assert (abs(ours - exact) <= 2.4e-7 * abs(exact)).all()
+    nan = equations.gradient_activation(ops.array([np.nan]), "arctan", 1.0, 1.0)
+    assert np.isnan(ops.convert_to_numpy(nan)).all()
+
+
 def test_bias_correction_is_right_in_float32():
     for decay in (0.0, 0.5, 0.9, 0.999, 0.99999):
         for t in (1, 2, 10, 1000, 1_000_000):

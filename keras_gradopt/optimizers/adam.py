@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_gradopt import arguments, equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
-from keras_gradopt.equations import Tensor, narrow, wide_dtype
-from keras_gradopt.optimizers.pipeline import Pipelined, add_scalar, dense
+from keras_gradopt.equations import Tensor
+from keras_gradopt.optimizers.pipeline import Pipelined, PureUpdate, add_scalar
 from keras_gradopt.transforms import register
 
 
@@ -28,36 +28,51 @@ class _AdamUpdate(keras.optimizers.Optimizer):
             variables, ["momentum", "velocity"]
         )
 
-    def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        gradient = dense(gradient, variable)
-        dtype = wide_dtype(variable.dtype)
-        first, second = self.moment_gradients(gradient, variable)
-        m_slot, v_slot = self._momentums[index], self._velocities[index]
-        m = equations.moving_average(ops.cast(m_slot, dtype), first, self.beta_1)
-        v = self.second_moment(ops.cast(v_slot, dtype), second, m, index)
-        step = ops.cast(self.iterations + 1, dtype)
-        update = ops.cast(learning_rate, dtype) * self.direction(m, v, first, step)
-        self.assign(m_slot, narrow(m, m_slot.dtype))
-        self.assign(v_slot, narrow(v, v_slot.dtype))
-        self.assign_sub(variable, narrow(update, variable.dtype))
+    def own_slots(self, index):
+        return [self._momentums[index], self._velocities[index], *self.further(index)]
+
+    def further(self, index: int) -> list[keras.Variable]:
+        """The slots beside the moments."""
+        return []
+
+    def change(self, gradient, learning_rate, scalars, slots):
+        m, v, *further = slots
+        first, second, further = self.moment_gradients(gradient, further)
+        m = equations.moving_average(m, first, self.beta_1)
+        v, further = self.second_moment(v, second, m, scalars, further)
+        change = -learning_rate * self.direction(m, v, first, scalars)
+        return change, [m, v, *further]
+
+    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
+        """The bias corrections of both moments."""
+        return {
+            "correct_m": equations.bias_correction(self.beta_1, step),
+            "correct_v": equations.bias_correction(self.beta_2, step),
+        }
 
     def moment_gradients(
-        self, gradient: Tensor, variable: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients that the first and the second moment take."""
-        return gradient, gradient
+        self, gradient: Tensor, further: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The gradients that the first and the second moment take; further slots."""
+        return gradient, gradient, further
 
     def second_moment(
-        self, v: Tensor, gradient: Tensor, m: Tensor, index: int
-    ) -> Tensor:
-        """The new second moment, from the old one and the new first moment."""
-        return equations.moving_average(v, ops.square(gradient), self.beta_2)
+        self,
+        v: Tensor,
+        gradient: Tensor,
+        m: Tensor,
+        scalars: dict[str, Tensor],
+        further: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The new second moment, from the old one and the new first; further slots."""
+        v = equations.moving_average(v, ops.square(gradient), self.beta_2)
+        return v, further
 
-    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
+    def direction(
+        self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
         """What the learning rate multiplies; the gradient is the first moment's."""
-        m_hat = m / equations.bias_correction(self.beta_1, step)
-        v_hat = v / equations.bias_correction(self.beta_2, step)
+        m_hat, v_hat = m / scalars["correct_m"], v / scalars["correct_v"]
         return equations.adam_direction(m_hat, v_hat, self.epsilon)
 
     def get_config(self):
@@ -70,7 +85,7 @@ class _AdamUpdate(keras.optimizers.Optimizer):
 
 
 @register
-class AdamCore(Pipelined, _AdamUpdate):
+class AdamCore(PureUpdate, Pipelined, _AdamUpdate):
     """Adam as the papers print it: `epsilon` is added to the root of `v_hat`.
 
     `m <- beta_1 m + (1 - beta_1) g`, `v <- beta_2 v + (1 - beta_2) g^2`,
@@ -166,11 +181,17 @@ class RAdam(AdamCore):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self.rho_threshold = arguments.number("rho_threshold", rho_threshold, 4)
 
-    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
-        """Adam's direction, rectified, or the first moment."""
+    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
+        """The bias corrections, and the rectification."""
         rectified, r = equations.rectification(step, self.beta_2, self.rho_threshold)
-        m_hat = m / equations.bias_correction(self.beta_1, step)
-        return ops.where(rectified, r * super().direction(m, v, gradient, step), m_hat)
+        return {**super().step_scalars(step), "rectified": rectified, "r": r}
+
+    def direction(
+        self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
+        """Adam's direction, rectified, or the first moment."""
+        adaptive = scalars["r"] * super().direction(m, v, gradient, scalars)
+        return ops.where(scalars["rectified"], adaptive, m / scalars["correct_m"])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
@@ -207,10 +228,17 @@ class AdaBelief(AdamCore):
     update_name = "AdaBelief"
 
     def second_moment(
-        self, v: Tensor, gradient: Tensor, m: Tensor, index: int
-    ) -> Tensor:
+        self,
+        v: Tensor,
+        gradient: Tensor,
+        m: Tensor,
+        scalars: dict[str, Tensor],
+        further: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
         """The new second moment, of the residual of the gradient."""
-        return super().second_moment(v, gradient - m, m, index) + self.epsilon
+        # In this order, as XLA on CPUs copies the slot for (beta_2 v + ...) + epsilon.
+        added = (1 - self.beta_2) * ops.square(gradient - m) + self.epsilon
+        return self.beta_2 * v + added, further
 
 
 @register
@@ -260,22 +288,36 @@ class NosAdam(AdamCore):
             add_scalar(self, variable, "weight_sum") for variable in variables
         ]
 
-    def second_moment(
-        self, v: Tensor, gradient: Tensor, m: Tensor, index: int
-    ) -> Tensor:
-        """The new weighted mean of squared gradients."""
-        weight_sum = self._weight_sums[index]
-        step = ops.cast(self.iterations + 1, weight_sum.dtype)
-        weight = ops.power(step, -self.gamma)
-        total = weight_sum + weight
-        decay = weight_sum / total
-        self.assign(weight_sum, total)
-        return decay * v + weight / total * ops.square(gradient)
+    def further(self, index: int) -> list[keras.Variable]:
+        """The sum of the weights so far."""
+        return [self._weight_sums[index]]
 
-    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
+    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
+        """The bias correction of the first moment, and the weight of this gradient."""
+        return {
+            "correct_m": equations.bias_correction(self.beta_1, step),
+            "weight": ops.power(step, -self.gamma),
+        }
+
+    def second_moment(
+        self,
+        v: Tensor,
+        gradient: Tensor,
+        m: Tensor,
+        scalars: dict[str, Tensor],
+        further: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The new weighted mean of squared gradients, and the sum of the weights."""
+        (weight_sum,) = further
+        total = weight_sum + scalars["weight"]
+        old, new = weight_sum / total, scalars["weight"] / total
+        return old * v + new * ops.square(gradient), [total]
+
+    def direction(
+        self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
         """Adam's direction, without bias correction of the second moment."""
-        m_hat = m / equations.bias_correction(self.beta_1, step)
-        return equations.adam_direction(m_hat, v, self.epsilon)
+        return equations.adam_direction(m / scalars["correct_m"], v, self.epsilon)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""

@@ -38,14 +38,20 @@ class _NormCorrected(AdamCore):
         self._correction.build(variables)
         self._correction_slots = self._correction.slots
 
+    def further(self, index: int) -> list[keras.Variable]:
+        """The average norm."""
+        slots, _ = self._correction.of(index)
+        return slots
+
     def moment_gradients(
-        self, gradient: Tensor, variable: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients that the first and the second moment take."""
-        corrected, _ = self._correction(gradient, variable, 1.0)
+        self, gradient: Tensor, further: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The gradients that the first and the second moment take; the average norm."""
+        corrected, _, further = self._correction.run(gradient, 1.0, further, [None])
         return (
             gradient if self.corrected_moments == "second" else corrected,
             gradient if self.corrected_moments == "first" else corrected,
+            further,
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -112,6 +118,7 @@ class DiffGradNorm(_NormCorrected, DiffGrad):
         epsilon: see `AdamCore`. Defaults to `1e-8`.
         gamma: see `AdamNorm`. Defaults to `0.95`.
         corrected_moments: see `AdamNorm`. Defaults to `"first"`.
+        history_dtype: see `DifferenceFriction`. Defaults to `None`.
         **keywords: those of every Keras optimizer, see `AdamCore`.
 
     Raises:
@@ -126,6 +133,28 @@ class DiffGradNorm(_NormCorrected, DiffGrad):
     Reference:
         Dubey et al., AdaNorm, section 2 and supplement.
     """
+
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        gamma: float = 0.95,
+        corrected_moments: str = "first",
+        history_dtype: str | None = None,
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            gamma,
+            corrected_moments,
+            history_dtype=history_dtype,
+            **keywords,
+        )
 
 
 @register
@@ -213,8 +242,9 @@ class AdaBeliefNorm(_NormCorrected, AdaBelief):
     """
 
     def moment_gradients(
-        self, gradient: Tensor, variable: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The gradients that the first moment and the residual take."""
-        first, second = super().moment_gradients(gradient, variable)
-        return first, first if self.corrected_moments == "first" else second
+        self, gradient: Tensor, further: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The gradients of the first moment and of the residual; the average norm."""
+        first, second, further = super().moment_gradients(gradient, further)
+        residual_of = first if self.corrected_moments == "first" else second
+        return first, residual_of, further

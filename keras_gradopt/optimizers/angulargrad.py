@@ -18,6 +18,7 @@ class DiffGrad(AdamCore):
         beta_1: see `AdamCore`. Defaults to `0.9`.
         beta_2: see `AdamCore`. Defaults to `0.999`.
         epsilon: see `AdamCore`. Defaults to `1e-8`.
+        history_dtype: see `DifferenceFriction`. Defaults to `None`.
         **keywords: those of every Keras optimizer, see `AdamCore`.
 
     Raises:
@@ -39,10 +40,11 @@ class DiffGrad(AdamCore):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
+        history_dtype: str | None = None,
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(DifferenceFriction())
+        self._run_first(DifferenceFriction(history_dtype))
 
 
 @register
@@ -62,6 +64,7 @@ class AngularGrad(AdamCore):
         angle: f, `"cos"` or `"tan"`. Defaults to `"cos"`.
         lambda_1: weight of the angle, at least 0. Defaults to `0.5`.
         lambda_2: the smallest coefficient, at least 0. Defaults to `0.5`.
+        history_dtype: see `AngularFriction`. Defaults to `None`.
         **keywords: those of every Keras optimizer, see `AdamCore`.
 
     Raises:
@@ -91,7 +94,8 @@ class AngularGrad(AdamCore):
         angle: str = "cos",
         lambda_1: float = 0.5,
         lambda_2: float = 0.5,
+        history_dtype: str | None = None,
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(AngularFriction(angle, lambda_1, lambda_2))
+        self._run_first(AngularFriction(angle, lambda_1, lambda_2, history_dtype))

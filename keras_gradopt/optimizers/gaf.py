@@ -3,13 +3,12 @@
 from typing import Any, Unpack
 
 import keras
-from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
-from keras_gradopt.equations import narrow, wide_dtype
+from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore
-from keras_gradopt.optimizers.pipeline import Pipelined, dense
+from keras_gradopt.optimizers.pipeline import Pipelined, PureUpdate
 from keras_gradopt.transforms import Activate, register
 
 
@@ -58,7 +57,7 @@ class GAFAdam(AdamCore):
 
 
 @register
-class GAFSGD(Pipelined, keras.optimizers.SGD):
+class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
     """GAFSGD: SGD with momentum whose velocity is activated before it is applied.
 
     `u <- momentum u - learning_rate g`; `theta <- theta + act(u)`, where `act` is one
@@ -119,21 +118,28 @@ class GAFSGD(Pipelined, keras.optimizers.SGD):
             "learning_rate_inside", learning_rate_inside
         )
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable and its velocity."""
-        dtype = wide_dtype(variable.dtype)
-        gradient = dense(gradient, variable)
-        learning_rate = ops.cast(learning_rate, dtype)
+    def own_slots(self, index: int) -> list[keras.Variable]:
+        """The velocity, if there is one."""
+        return [self.momentums[index]] if self.momentum else []
+
+    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def change(
+        self,
+        gradient: Tensor,
+        learning_rate: Tensor,
+        scalars: dict[str, Tensor],
+        slots: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The activated velocity, and the velocity."""
         step = -gradient * (learning_rate if self.learning_rate_inside else 1.0)
         if self.momentum:
-            slot = self.momentums[self._get_variable_index(variable)]
-            velocity = self.momentum * ops.cast(slot, dtype) + step
-            self.assign(slot, narrow(velocity, slot.dtype))
+            (velocity,) = slots = [self.momentum * slots[0] + step]
             step = self.momentum * velocity + step if self.nesterov else velocity
         change = self._activate(step)
-        if not self.learning_rate_inside:
-            change = learning_rate * change
-        self.assign_add(variable, narrow(change, variable.dtype))
+        return change if self.learning_rate_inside else learning_rate * change, slots
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""

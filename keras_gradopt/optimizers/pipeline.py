@@ -6,8 +6,9 @@ that of an optimizer object.
 """
 
 import inspect
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,12 +16,13 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor, narrow, wide_dtype
+from keras_gradopt.optimizers.compilation import StepFunctions, following
 from keras_gradopt.optimizers.state import CheckpointGuard, load_state
 from keras_gradopt.transforms import Transform
 
 
 def dense(gradient: Any, variable: Any) -> Tensor:
-    """The gradient as a dense tensor, in the dtype to compute in.
+    """The gradient as a dense tensor.
 
     An embedding's sparse gradient (`tf.IndexedSlices`, on JAX a `BCOO` matrix) holds
     only the rows that occurred; rows that did not have gradient zero.
@@ -30,7 +32,7 @@ def dense(gradient: Any, variable: Any) -> Tensor:
         gradient = ops.scatter(rows, gradient.values, variable.shape)
     else:
         gradient = ops.convert_to_tensor(gradient, sparse=False)
-    return ops.cast(gradient, wide_dtype(variable.dtype))
+    return gradient
 
 
 class Pipeline:
@@ -64,6 +66,8 @@ class Pipeline:
         self.transforms = tuple(transforms)
         self.exclusions: dict[str, list[str]] = {}  # from weight decay
         self._optimizer = optimizer
+        self.jit_compile = all(t.jit_compile for t in transforms)
+        self.functions = StepFunctions()
         self._plans: list[list[Any]] = []
         self._slots: list[list[list[keras.Variable]]] = []
 
@@ -83,9 +87,18 @@ class Pipeline:
         variables = []
         for slot in transform.slots:
             initial = keras.initializers.Constant(slot.initial)
+            dtype = transform.slot_dtype(slot)
             if slot.scalar:
                 added = add_scalar(
                     self._optimizer, variable, f"{prefix}_{slot.name}", initial
+                )
+            elif dtype:
+                added = self._optimizer.add_variable(
+                    variable.shape,
+                    initial,
+                    dtype,
+                    layout=getattr(variable, "_layout", None),
+                    name=f"{_label(variable)}_{prefix}_{slot.name}",
                 )
             else:
                 added = self._optimizer.add_variable_from_reference(
@@ -99,31 +112,106 @@ class Pipeline:
         """All slot variables, flat, in the order in which they are saved."""
         return [slot for rows in self._slots for row in rows for slot in row]
 
+    def of(self, index: int) -> tuple[list[keras.Variable], "Plans"]:
+        """The slots and the plans of the variable with this index."""
+        slots = [slot for rows in self._slots for slot in rows[index]]
+        return slots, Plans(plans[index] for plans in self._plans)
+
+    def run(
+        self, gradient: Tensor, learning_rate: Tensor, slots: list[Tensor], plans: Any
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Runs the transforms. A pure function of tensors.
+
+        Args:
+            gradient: of one variable, float32 or wider.
+            learning_rate: a scalar.
+            slots: the values of the variable's slots.
+            plans: what `of` returned.
+
+        Returns:
+            The gradient and the learning rate for the optimizer's own update, and the
+            new values of the slots. After a friction the learning rate has the
+            variable's shape.
+        """
+        dtype, left, moved = gradient.dtype, iter(slots), []
+        for transform, plan in zip(self.transforms, plans):
+            old = [next(left) for _ in transform.slots]
+            wide = [ops.cast(value, dtype) for value in old]
+            result = transform.apply(gradient, wide, plan)
+            new = result.slots or wide  # none: they stay as they are
+            if len(new) != len(old):
+                raise ValueError(
+                    f"{transform!r} has {len(old)} slots, but its `apply` returned "
+                    f"{len(new)} values"
+                )
+            for slot, before, after in zip(transform.slots, old, new):
+                if any(after is value for value in wide):
+                    after = ops.copy(after)  # PyTorch assigns in place
+                after = narrow(after, before.dtype)
+                moved.append(following(after, before) if slot.history else after)
+            gradient = ops.cast(result.gradient, dtype)
+            if result.coefficient is not None:
+                learning_rate = learning_rate * result.coefficient
+        return gradient, learning_rate, moved
+
     def __call__(
         self, gradient: Any, variable: Any, learning_rate: Any
     ) -> tuple[Tensor, Tensor]:
         """Runs the transforms on what `update_step` received, and moves their slots.
 
         Returns:
-            The gradient and the learning rate for the optimizer's own update. After
-            a friction the learning rate has the variable's shape.
+            The gradient and the learning rate for the optimizer's own update.
         """
         if not self.transforms:
             return gradient, learning_rate
         # the one index that Keras documents for its optimizers' `update_step`
-        index = self._optimizer._get_variable_index(variable)
+        slots, plans = self.of(self._optimizer._get_variable_index(variable))
         dtype = wide_dtype(variable.dtype)
-        gradient = dense(gradient, variable)
-        learning_rate = ops.cast(learning_rate, dtype)
-        for transform, plans, rows in zip(self.transforms, self._plans, self._slots):
-            values = [ops.cast(slot, dtype) for slot in rows[index]]
-            result = transform.apply(gradient, values, plans[index])
-            for slot, value in zip(rows[index], result.slots):
-                self._optimizer.assign(slot, narrow(value, slot.dtype))
-            gradient = result.gradient
-            if result.coefficient is not None:
-                learning_rate = learning_rate * result.coefficient
+
+        def run(gradient, learning_rate, slots):
+            return self.run(ops.cast(gradient, dtype), learning_rate, slots, plans)
+
+        gradient, learning_rate, values = self.functions.call(
+            (plans, dtype),
+            run,
+            dense(gradient, variable),
+            ops.cast(learning_rate, dtype),
+            read(slots),
+            jit_compile=self.jit_compile,
+        )
+        for slot, value in zip(slots, values):
+            self._optimizer.assign(slot, value)
         return gradient, learning_rate
+
+
+class Plans(tuple):
+    """The plans of one variable; equal plans make the same function."""
+
+    def __hash__(self) -> int:
+        try:
+            return super().__hash__()
+        except TypeError:  # of a transform whose plans cannot be told apart so
+            return id(self)
+
+    def __eq__(self, other: Any) -> bool:
+        try:
+            super().__hash__()
+        except TypeError:
+            return self is other
+        return super().__eq__(other)
+
+
+def read(variables: Sequence[Any]) -> list[Tensor]:
+    """The values of variables, also of TensorFlow's own (as in a replica)."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return [tf.convert_to_tensor(variable) for variable in variables]
+    return [ops.convert_to_tensor(variable) for variable in variables]
+
+
+def _label(variable):
+    return getattr(variable, "path", variable.name).replace("/", "_")
 
 
 def add_scalar(
@@ -133,9 +221,9 @@ def add_scalar(
     initializer: Any = "zeros",
 ) -> keras.Variable:
     """Adds a slot of one number for `variable`, float32 or wider."""
-    label = getattr(variable, "path", variable.name).replace("/", "_")
+    dtype = wide_dtype(variable.dtype)
     return optimizer.add_variable(
-        (), initializer, wide_dtype(variable.dtype), name=f"{label}_{name}"
+        (), initializer, dtype, name=f"{_label(variable)}_{name}"
     )
 
 
@@ -206,6 +294,78 @@ class KeepsExclusions(keras.optimizers.Optimizer):
         return {"exclude_from_weight_decay": excluded} if excluded else {}
 
 
+class PureUpdate(keras.optimizers.Optimizer):
+    """Mixin for an optimizer whose own update is a pure function too.
+
+    Transforms and update are then one function, compiled as one. To be mixed in
+    before `Pipelined`.
+
+    Attributes:
+        own_slots: a method from a variable's index to its slots, without those of the
+            transforms.
+        step_scalars: a method from the number of the step, counted from 1, to what
+            depends on it alone: a dictionary of scalars.
+        change: a method from the gradient, the learning rate, `step_scalars` and the
+            values of `own_slots`, to what to add to the variable and the new values.
+    """
+
+    own_slots: Callable[[int], list[keras.Variable]]
+    step_scalars: Callable[[Tensor], dict[str, Tensor]]
+    change: Callable[..., tuple[Tensor, list[Tensor]]]
+
+    def update_step(
+        self,
+        gradient: Any,
+        variable: Any,
+        learning_rate: Any,
+        before: Sequence[Pipeline] = (),
+    ) -> None:
+        """Transforms the gradient and updates one variable.
+
+        Args:
+            gradient: of the variable.
+            variable: to update.
+            learning_rate: a scalar.
+            before: pipelines that run before this optimizer's own.
+        """
+        pipelines = [*before, self._pipeline]
+        index = self._get_variable_index(variable)
+        slots, plans = zip(*(pipeline.of(index) for pipeline in pipelines))
+        own = self.own_slots(index)
+        dtype = wide_dtype(variable.dtype)
+
+        def step(gradient, parameter, learning_rate, scalars, slots, own):
+            gradient, moved = ops.cast(gradient, dtype), []
+            for pipeline, values, plan in zip(pipelines, slots, plans):
+                gradient, learning_rate, values = pipeline.run(
+                    gradient, learning_rate, values, plan
+                )
+                moved += values
+            wide = [ops.cast(value, dtype) for value in own]
+            change, new = self.change(gradient, learning_rate, scalars, wide)
+            moved += [narrow(after, old.dtype) for after, old in zip(new, own)]
+            return parameter + narrow(change, parameter.dtype), moved
+
+        def scalars():
+            return self.step_scalars(ops.cast(self.iterations + 1, dtype))
+
+        functions = self._pipeline.functions
+        parameter, moved = functions.call(
+            (plans, dtype),
+            step,
+            dense(gradient, variable),
+            *read([variable]),
+            ops.cast(learning_rate, dtype),
+            functions.scalars(dtype, scalars),
+            [read(values) for values in slots],
+            read(own),
+            jit_compile=all(pipeline.jit_compile for pipeline in pipelines),
+        )
+        self.assign(variable, parameter)
+        for slot, value in zip(itertools.chain(*slots, own), moved):
+            self.assign(slot, value)
+
+
 class Pipelined(KeepsExclusions):
     """Mixin for a Keras optimizer class: transforms run before its own update.
 
@@ -246,6 +406,15 @@ class Pipelined(KeepsExclusions):
 
     def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
         """Creates what slots an optimizer has beside its base's and its transforms'."""
+
+    def apply(
+        self,
+        grads: Sequence[Any],
+        trainable_variables: Iterable[keras.Variable] | None = None,
+    ) -> None:
+        """Updates the variables by their gradients, building first if necessary."""
+        with self._pipeline.functions.one_step():
+            super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Transforms the gradient, then updates one variable."""

@@ -9,6 +9,7 @@ from keras_gradopt import arguments
 from keras_gradopt.optimizers.pipeline import (
     KeepsExclusions,
     Pipeline,
+    PureUpdate,
     settings,
 )
 from keras_gradopt.optimizers.state import CheckpointGuard, load_state
@@ -134,7 +135,8 @@ class Transformed(KeepsExclusions):
             trainable_variables = list(trainable_variables)
             if len(grads) and not self.built:
                 self.build(trainable_variables)
-        self.inner_optimizer.apply(grads, trainable_variables)
+        with self._pipeline.functions.one_step():
+            self.inner_optimizer.apply(grads, trainable_variables)
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Restores the state; raises `ValueError` if it is of another optimizer."""
@@ -207,7 +209,10 @@ def _intercept_update_step(inner: Any, pipeline: Pipeline) -> None:
     update_step = inner.update_step
 
     def transformed_update_step(gradient, variable, learning_rate):
-        gradient, learning_rate = pipeline(gradient, variable, learning_rate)
-        update_step(gradient, variable, learning_rate)
+        if isinstance(inner, PureUpdate):  # ours: one function
+            update_step(gradient, variable, learning_rate, before=[pipeline])
+        else:
+            gradient, learning_rate = pipeline(gradient, variable, learning_rate)
+            update_step(gradient, variable, learning_rate)
 
     inner.update_step = transformed_update_step

@@ -193,8 +193,15 @@ class WGDNadam(_WhitenedAdaptive, AdamCore):
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, mean_over, **keywords)
 
-    def direction(self, m: Tensor, v: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
+    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
+        """The bias correction of the second moment, and Nadam's two weights."""
+        of_m, of_gradient = equations.nadam_weights(self.beta_1, step)
+        correct_v = equations.bias_correction(self.beta_2, step)
+        return {"of_m": of_m, "of_gradient": of_gradient, "correct_v": correct_v}
+
+    def direction(
+        self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
         """Adam's direction, with Nadam's momentum for the first moment."""
-        m_hat = equations.nadam_momentum(m, gradient, self.beta_1, step)
-        v_hat = v / equations.bias_correction(self.beta_2, step)
-        return equations.adam_direction(m_hat, v_hat, self.epsilon)
+        m_hat = scalars["of_m"] * m + scalars["of_gradient"] * gradient
+        return equations.adam_direction(m_hat, v / scalars["correct_v"], self.epsilon)
