@@ -55,12 +55,13 @@ class Noise(tfds.core.GeneratorBasedBuilder):
         label = tfds.features.ClassLabel(num_classes=10)
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict({"image": image, "label": label})
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
         )
 
     def _split_generators(self, dl_manager):
         count, *_ = ROWS[self.builder_config.name]
-        return {"train": self._generate_examples(count), "test": self._generate_examples(100)}
+        counts = {"train": count, "test": 100}
+        return {split: self._generate_examples(n) for split, n in counts.items()}
 
     def _generate_examples(self, count):
         _, (height, width, channels), *_ = ROWS[self.builder_config.name]

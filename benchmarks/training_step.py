@@ -1,0 +1,72 @@
+"""
+Title: The whole training step
+Description: ResNet-18 on CIFAR shapes: what an optimizer adds to forward and backward.
+
+    python benchmarks/training_step.py --csv docs/performance/training_step.csv
+
+`train_on_batch` of the same network on the same batch with each optimizer, in turns,
+in one process; the table shows medians, ranges and the ratio to Keras' Adam.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import keras
+import numpy as np
+from common import environment, interleaved, milliseconds, optimizers, write_csv
+from models import create_model
+
+NAMES = ["keras Adam", "AngularGrad", "AdamNorm", "DiffGradNorm", "AdaL", "GAFAdam",
+         "WGDAdam"]  # fmt: skip
+
+
+def main():
+    make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    make.add_argument("--optimizers", nargs="+", default=NAMES)
+    make.add_argument("--model", default="resnet18")
+    make.add_argument("--batch-size", type=int, default=128)
+    make.add_argument("--rounds", type=int, default=10)
+    make.add_argument("--jit", action="store_true", help="compile the step by XLA")
+    make.add_argument("--csv", type=Path)
+    args = make.parse_args()
+    random = np.random.default_rng(0)
+    images = random.random((args.batch_size, 32, 32, 3), "float32") * 255
+    labels = random.integers(0, 10, args.batch_size)
+
+    calls = {}
+    for name in args.optimizers:
+        keras.utils.set_random_seed(0)
+        model = create_model(args.model, (32, 32, 3), 10)
+        model.compile(
+            optimizers()[name](),
+            "sparse_categorical_crossentropy",
+            jit_compile=args.jit,
+        )
+        calls[name] = lambda model=model: model.train_on_batch(images, labels)
+    calls["keras Adam again"] = calls[args.optimizers[0]]  # how far apart equals are
+    seconds = interleaved(calls, args.rounds)
+    write_csv(
+        args.csv,
+        [
+            {"optimizer": name, "round": i, "ms": round(1e3 * s, 2)}
+            for name, taken in seconds.items()
+            for i, s in enumerate(taken)
+        ],
+    )
+    print(f"{args.model}, batch {args.batch_size}; {environment('tensorflow')}\n")
+    print(f"| optimizer | ms (range of {args.rounds}) | to keras Adam |")
+    print("|---|---|---|")
+    first = np.array(next(iter(seconds.values())))
+    for name, taken in seconds.items():
+        ratio = statistics.median(np.array(taken) / first)  # of neighbours in time
+        print(f"| {name} | {milliseconds(taken)} | {ratio:.3f} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
