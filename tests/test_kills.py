@@ -43,6 +43,8 @@ def run(folder, way, names, kill_at=None):
             text=True,
         )
         for line in process.stdout:
+            if not line.endswith("\n"):
+                break  # cut off by the kill
             name, _, step = line.rpartition(" ")
             if kill_at.get(name) == int(step):
                 time.sleep(random.uniform(0, 0.005))

@@ -13,6 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+# state is the matter here, and each of many processes would compile
+os.environ.setdefault("KERAS_GRADOPT_JIT_COMPILE", "0")
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
