@@ -54,7 +54,7 @@ def gradients_like(variables: Sequence[Any], seed: int = 0) -> list[np.ndarray]:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, pause: float = 0.0
+    calls: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each call; a round is one of each, after one that does not count."""
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -65,7 +65,6 @@ def interleaved(
             taken = time.perf_counter() - begin
             if number:
                 found[name].append(taken)
-            time.sleep(pause)
         print(f"\rround {number} of {rounds}", end="", flush=True)
     print()
     return found

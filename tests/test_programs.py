@@ -62,12 +62,10 @@ def test_traced_once_a_shape(name):
 def test_graph_is_no_larger_than_adams(name):
     """Of 24 variables; those of the inner functions counted too, each once."""
 
-    def operations(graph):
-        functions = graph.as_graph_def().library.function
-        return len(graph.get_operations()) + sum(len(f.node_def) for f in functions)
+    from tracing import graph_operations
 
-    adams = operations(traced(keras.optimizers.Adam()))
-    assert operations(traced(ALL[name]())) <= adams
+    adams = graph_operations(traced(keras.optimizers.Adam()))
+    assert len(SHAPES) < graph_operations(traced(ALL[name]())) <= adams
 
 
 @on_tensorflow
@@ -338,7 +336,7 @@ def test_known_programs_on_a_cpu(gpu_program):
         (kg.AngularGrad(), 25),
     ):
         program = gpu_program.compiled(optimizer, [(1000, 100)], sharding)
-        assert program.words <= words + 0.01
+        assert words / 2 < program.words <= words + 0.01
 
 
 @pytest.mark.parametrize("name", ["AngularGrad", "AdamNorm", "WGDAdam", "GAFSGD"])
