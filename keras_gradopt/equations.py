@@ -247,7 +247,8 @@ def l1_scaling(gradient: Tensor) -> Tensor:
 
     What is finite stays finite: sum and product end at a bound below overflow.
     """
-    bound = _largest(gradient)
+    # a tensor: PyTorch's `clip` rounds a number to float32
+    bound = ops.convert_to_tensor(_largest(gradient), gradient.dtype)
     norm = ops.sum(ops.abs(gradient))
     norm = ops.where(ops.isfinite(norm), norm, bound)
     scaled = ops.clip(norm * gradient, -bound, bound)
