@@ -5,7 +5,8 @@ Description: ResNet-18 on CIFAR shapes: what an optimizer adds to forward and ba
     python benchmarks/training_step.py --csv docs/performance/training_step.csv
 
 `train_on_batch` of the same network on the same batch with each optimizer, in turns,
-in one process; the table shows medians, ranges and the ratio to Keras' Adam.
+in one process; the table shows medians, ranges and the ratio to Keras' Adam of the same
+round: its median, with the 95 % bootstrap interval of that.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import keras
 import numpy as np
 from common import environment, interleaved, milliseconds, optimizers, write_csv
 from models import create_model
+from scipy.stats import bootstrap
 
 NAMES = ["keras Adam", "AngularGrad", "AdamNorm", "DiffGradNorm", "AdaL", "GAFAdam",
          "WGDAdam"]  # fmt: skip
@@ -64,8 +66,12 @@ def main():
     print("|---|---|---|")
     first = np.array(next(iter(seconds.values())))
     for name, taken in seconds.items():
-        ratio = statistics.median(np.array(taken) / first)  # of neighbours in time
-        print(f"| {name} | {milliseconds(taken)} | {ratio:.3f} |")
+        ratios = np.array(taken) / first  # of neighbours in time
+        ratio = f"{statistics.median(ratios):.3f}"
+        if name != args.optimizers[0]:
+            low, high = bootstrap((ratios,), np.median, rng=0).confidence_interval
+            ratio += f" ({low:.3f}-{high:.3f})"
+        print(f"| {name} | {milliseconds(taken)} | {ratio} |")
 
 
 if __name__ == "__main__":

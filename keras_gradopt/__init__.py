@@ -16,7 +16,9 @@ from keras_gradopt import requirements
 
 requirements.check()
 
-from keras_gradopt import equations, optimizers, transforms
+from keras_gradopt import callbacks, equations, optimizers, transforms
+from keras_gradopt.advice import ActivationAdvice, recommend_activation
+from keras_gradopt.inspection import inspect
 from keras_gradopt.optimizers import (
     GAFSGD,
     WGDSGD,
@@ -42,6 +44,7 @@ from keras_gradopt.version import __version__
 __all__ = [
     "GAFSGD",
     "WGDSGD",
+    "ActivationAdvice",
     "AdaBelief",
     "AdaBeliefNorm",
     "AdaL",
@@ -59,7 +62,10 @@ __all__ = [
     "WGDNadam",
     "WGDRAdam",
     "__version__",
+    "callbacks",
     "equations",
+    "inspect",
     "optimizers",
+    "recommend_activation",
     "transforms",
 ]

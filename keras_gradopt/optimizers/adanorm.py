@@ -34,6 +34,11 @@ class _NormCorrected(AdamCore):
         )
         self._correction = Pipeline(self, [CorrectNorm(self.gamma)])
 
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """The transforms, and the correction in the moments."""
+        return [*super().pipelines, self._correction]
+
     def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
         self._correction.build(variables)
         self._correction_slots = self._correction.slots

@@ -8,7 +8,7 @@ from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore
-from keras_gradopt.optimizers.pipeline import Pipelined, PureUpdate
+from keras_gradopt.optimizers.pipeline import Pipeline, Pipelined, PureUpdate
 from keras_gradopt.transforms import Activate, register
 
 
@@ -113,10 +113,15 @@ class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
             arguments.flag("nesterov", nesterov),
             **keywords,
         )
-        self._activate = Activate(activation, alpha, beta)
+        self._activation = Pipeline(self, [Activate(activation, alpha, beta)])
         self.learning_rate_inside = arguments.flag(
             "learning_rate_inside", learning_rate_inside
         )
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """The transforms, and the activation of the velocity."""
+        return [*super().pipelines, self._activation]
 
     def own_slots(self, index: int) -> list[keras.Variable]:
         """The velocity, if there is one."""
@@ -138,22 +143,23 @@ class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
         if self.momentum:
             (velocity,) = slots = [self.momentum * slots[0] + step]
             step = self.momentum * velocity + step if self.nesterov else velocity
-        change = self._activate(step)
+        change, _, _ = self._activation.run(step, 1.0, [], [None])
         return change if self.learning_rate_inside else learning_rate * change, slots
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
         return {
             **super().get_config(),
-            **self._activate.get_config(),
+            **self._activation.transforms[0].get_config(),
             "learning_rate_inside": self.learning_rate_inside,
         }
 
     def _steps(self) -> list[str]:
         *steps, update = super()._steps()
+        (activate,) = self._activation.transforms
         where = "inside" if self.learning_rate_inside else "outside"
         return [
             *steps,
             update,
-            f"{self._activate!r} of the velocity, learning rate {where}",
+            f"{activate!r} of the velocity, learning rate {where}",
         ]

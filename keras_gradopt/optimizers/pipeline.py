@@ -8,8 +8,8 @@ that of an optimizer object.
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -18,7 +18,7 @@ from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor, narrow, wide_dtype
 from keras_gradopt.optimizers.compilation import StepFunctions, following
 from keras_gradopt.optimizers.state import CheckpointGuard, load_state
-from keras_gradopt.transforms import Transform
+from keras_gradopt.transforms import Result, Transform
 
 
 def dense(gradient: Any, variable: Any) -> Tensor:
@@ -35,6 +35,22 @@ def dense(gradient: Any, variable: Any) -> Tensor:
     return gradient
 
 
+class Update(NamedTuple):
+    """An update of one variable, as a pure function and what it is called with.
+
+    Attributes:
+        key: what the function depends on besides its arguments.
+        function: a pure function of tensors.
+        arguments: of the function: tensors as they are before the update.
+        slots: the variables whose new values the function returns last.
+    """
+
+    key: Hashable
+    function: Callable
+    arguments: tuple
+    slots: list[keras.Variable]
+
+
 class Pipeline:
     """Transforms in order, with their slots among the variables of one optimizer.
 
@@ -47,6 +63,11 @@ class Pipeline:
 
     Raises:
         ValueError: if something in `transforms` is not a transform.
+
+    Attributes:
+        observer: called with each transform, the gradient that it received and its
+            `Result`, or `None`.
+        bypassed: whether `run` leaves everything as it is.
     """
 
     def __init__(
@@ -68,6 +89,8 @@ class Pipeline:
         self._optimizer = optimizer
         self.jit_compile = all(t.jit_compile for t in transforms)
         self.functions = StepFunctions()
+        self.observer: Callable[[Transform, Tensor, Result], None] | None = None
+        self.bypassed = False
         self._plans: list[list[Any]] = []
         self._slots: list[list[list[keras.Variable]]] = []
 
@@ -133,11 +156,15 @@ class Pipeline:
             new values of the slots. After a friction the learning rate has the
             variable's shape.
         """
+        if self.bypassed:
+            return gradient, learning_rate, slots
         dtype, left, moved = gradient.dtype, iter(slots), []
         for transform, plan in zip(self.transforms, plans):
             old = [next(left) for _ in transform.slots]
             wide = [ops.cast(value, dtype) for value in old]
             result = transform.apply(gradient, wide, plan)
+            if self.observer:
+                self.observer(transform, gradient, result)
             new = result.slots or wide  # none: they stay as they are
             if len(new) != len(old):
                 raise ValueError(
@@ -154,6 +181,22 @@ class Pipeline:
                 learning_rate = learning_rate * result.coefficient
         return gradient, learning_rate, moved
 
+    def prepare(self, gradient: Any, variable: Any, learning_rate: Any) -> Update:
+        """The run on what `update_step` received."""
+        # the one index that Keras documents for its optimizers' `update_step`
+        slots, plans = self.of(self._optimizer._get_variable_index(variable))
+        dtype = wide_dtype(variable.dtype)
+
+        def run(gradient, learning_rate, slots):
+            return self.run(ops.cast(gradient, dtype), learning_rate, slots, plans)
+
+        arguments = (
+            dense(gradient, variable),
+            ops.cast(learning_rate, dtype),
+            read(slots),
+        )
+        return Update((plans, dtype), run, arguments, slots)
+
     def __call__(
         self, gradient: Any, variable: Any, learning_rate: Any
     ) -> tuple[Tensor, Tensor]:
@@ -164,22 +207,11 @@ class Pipeline:
         """
         if not self.transforms:
             return gradient, learning_rate
-        # the one index that Keras documents for its optimizers' `update_step`
-        slots, plans = self.of(self._optimizer._get_variable_index(variable))
-        dtype = wide_dtype(variable.dtype)
-
-        def run(gradient, learning_rate, slots):
-            return self.run(ops.cast(gradient, dtype), learning_rate, slots, plans)
-
+        update = self.prepare(gradient, variable, learning_rate)
         gradient, learning_rate, values = self.functions.call(
-            (plans, dtype),
-            run,
-            dense(gradient, variable),
-            ops.cast(learning_rate, dtype),
-            read(slots),
-            jit_compile=self.jit_compile,
+            update.key, update.function, *update.arguments, jit_compile=self.jit_compile
         )
-        for slot, value in zip(slots, values):
+        for slot, value in zip(update.slots, values):
             self._optimizer.assign(slot, value)
         return gradient, learning_rate
 
@@ -313,21 +345,14 @@ class PureUpdate(keras.optimizers.Optimizer):
     step_scalars: Callable[[Tensor], dict[str, Tensor]]
     change: Callable[..., tuple[Tensor, list[Tensor]]]
 
-    def update_step(
+    def prepare(
         self,
         gradient: Any,
         variable: Any,
         learning_rate: Any,
         before: Sequence[Pipeline] = (),
-    ) -> None:
-        """Transforms the gradient and updates one variable.
-
-        Args:
-            gradient: of the variable.
-            variable: to update.
-            learning_rate: a scalar.
-            before: pipelines that run before this optimizer's own.
-        """
+    ) -> Update:
+        """The update of one variable, transforms and all; see `update_step`."""
         pipelines = [*before, self._pipeline]
         index = self._get_variable_index(variable)
         slots, plans = zip(*(pipeline.of(index) for pipeline in pipelines))
@@ -349,20 +374,40 @@ class PureUpdate(keras.optimizers.Optimizer):
         def scalars():
             return self.step_scalars(ops.cast(self.iterations + 1, dtype))
 
-        functions = self._pipeline.functions
-        parameter, moved = functions.call(
-            (plans, dtype),
-            step,
+        arguments = (
             dense(gradient, variable),
             *read([variable]),
             ops.cast(learning_rate, dtype),
-            functions.scalars(dtype, scalars),
+            self._pipeline.functions.scalars(dtype, scalars),
             [read(values) for values in slots],
             read(own),
-            jit_compile=all(pipeline.jit_compile for pipeline in pipelines),
+        )
+        return Update((plans, dtype), step, arguments, [*itertools.chain(*slots), *own])
+
+    def update_step(
+        self,
+        gradient: Any,
+        variable: Any,
+        learning_rate: Any,
+        before: Sequence[Pipeline] = (),
+    ) -> None:
+        """Transforms the gradient and updates one variable.
+
+        Args:
+            gradient: of the variable.
+            variable: to update.
+            learning_rate: a scalar.
+            before: pipelines that run before this optimizer's own.
+        """
+        update = self.prepare(gradient, variable, learning_rate, before)
+        parameter, moved = self._pipeline.functions.call(
+            update.key,
+            update.function,
+            *update.arguments,
+            jit_compile=all(p.jit_compile for p in [*before, self._pipeline]),
         )
         self.assign(variable, parameter)
-        for slot, value in zip(itertools.chain(*slots, own), moved):
+        for slot, value in zip(update.slots, moved):
             self.assign(slot, value)
 
 
@@ -392,6 +437,11 @@ class Pipelined(KeepsExclusions):
     def transforms(self) -> tuple[Transform, ...]:
         """The transforms that run before the update, first to last."""
         return self._pipeline.transforms
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """All that transforms within the update, in the order in which it runs."""
+        return [self._pipeline]
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slot variables, one set per model variable."""

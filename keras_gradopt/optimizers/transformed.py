@@ -115,6 +115,11 @@ class Transformed(KeepsExclusions):
         """The transforms that run before the update, first to last."""
         return self._pipeline.transforms
 
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """All that transforms within the update, in the order in which it runs."""
+        return [self._pipeline, *getattr(self.inner_optimizer, "pipelines", [])]
+
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slot variables, one set per model variable."""
         if self.built:
@@ -200,12 +205,17 @@ def _check_inner(inner: Any) -> None:
         raise arguments.refuse("inner_optimizer", inner, "an optimizer not yet built")
 
 
-def _intercept_update_step(inner: Any, pipeline: Pipeline) -> None:
-    public = getattr(keras.optimizers, type(inner).__name__, None)
-    if keras.backend.backend() == "torch" and public in type(inner).__mro__:
+def update_one_by_one(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes a built-in optimizer of Keras call `update_step` for each variable."""
+    public = getattr(keras.optimizers, type(optimizer).__name__, None)
+    if keras.backend.backend() == "torch" and public in type(optimizer).__mro__:
         # On PyTorch Keras gives Adam and others a subclass that updates all variables
         # at once and never calls `update_step`; the public class itself does.
-        inner.__class__ = public
+        optimizer.__class__ = public
+
+
+def _intercept_update_step(inner: Any, pipeline: Pipeline) -> None:
+    update_one_by_one(inner)
     update_step = inner.update_step
 
     def transformed_update_step(gradient, variable, learning_rate):

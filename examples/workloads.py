@@ -1,0 +1,306 @@
+"""
+Title: Six workloads of seconds
+Description: Small real tasks (and a quadratic) to compare optimizers on.
+
+Each is data, a network and a loss, small enough to be trained dozens of times for each
+optimizer on a laptop. `compare.py` runs them. What data they need comes with Python
+packages: scikit-learn's digits, wordfreq's word lists, and Fashion-MNIST from TFDS.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+class Parts(NamedTuple):
+    """Inputs and targets to train on, to tune on, and to report on."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A task.
+
+    Args:
+        title: For tables and pictures.
+        parts: From a seed to the data; the seed draws who is in which part.
+        network: Makes the model, not compiled; Keras' seed draws its weights.
+        loss: For `compile`.
+        epochs: To train for.
+        batch_size: In examples.
+        classifies: Whether accuracy is reported too.
+    """
+
+    title: str
+    parts: Callable[[int], Parts]
+    network: Callable[[], keras.Model]
+    loss: str | Callable
+    epochs: int
+    batch_size: int = 64
+    classifies: bool = True
+
+
+def split(x, y, sizes, seed):
+    """Disjoint parts of the given sizes, drawn by the seed."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    ends = np.cumsum(sizes)
+    indices = [order[end - size : end] for end, size in zip(ends, sizes)]
+    return Parts(*((x[i], y[i]) for i in indices))
+
+
+"""
+## Digits: a convolutional network, and an autoencoder
+"""
+
+
+@functools.cache
+def digits():
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return (found.images[..., None] / 16).astype("float32"), found.target
+
+
+def digits_parts(seed):
+    return split(*digits(), (1000, 300, 497), seed)
+
+
+def convolutional(shape, stride):
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Conv2D(16, 3, stride, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.Conv2D(32, 3, 2, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def autoencoder_parts(seed):
+    x = digits()[0].reshape(-1, 64)
+    return split(x, x, (1000, 300, 497), seed)
+
+
+def autoencoder():
+    return keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(32, activation="tanh"),
+            layers.Dense(8),
+            layers.Dense(32, activation="tanh"),
+            layers.Dense(64, activation="sigmoid"),
+        ]
+    )
+
+
+"""
+## Fashion-MNIST: a convolutional network and a multilayer perceptron
+
+The images come through TFDS (see `datasets/fashion_mnist.py` for how, without a
+network); as arrays they are kept in a file, so TFDS is asked only once.
+"""
+
+
+@functools.cache
+def fashion():
+    folder = Path(os.environ.get("COMPARE_CACHE", "runs/compare"))
+    path = folder / "fashion_mnist.npz"
+    if not path.exists():
+        from datasets import load
+
+        data = load("fashion_mnist")
+        arrays = {}
+        for name, examples in (("train", data.train), ("test", data.validation)):
+            x, y = zip(*examples.as_numpy_iterator())
+            arrays |= {f"{name}_x": np.array(x), f"{name}_y": np.array(y)}
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"fashion_mnist.{os.getpid()}.npz"
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+    with np.load(path) as found:
+        return {name: found[name] for name in found.files}
+
+
+def fashion_parts(seed):
+    """4,000 images of the training split; 2,000 more; 5,000 of the test split."""
+    found = fashion()
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(found["train_x"]))
+    of_test = random.permutation(len(found["test_x"]))[:5000]
+
+    def part(name, indices):
+        x = found[f"{name}_x"][indices].astype("float32") / 255
+        return x, found[f"{name}_y"][indices]
+
+    return Parts(
+        part("train", order[:4000]),
+        part("train", order[4000:6000]),
+        part("test", of_test),
+    )
+
+
+def perceptron():
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+"""
+## Words: which language is it?
+
+The most frequent words of ten languages in Latin letters, as wordfreq lists them; words
+that several of the languages share are left out. A character embedding, so gradients of
+rows that do not occur are zero.
+"""
+
+LANGUAGES = ["de", "en", "es", "fi", "fr", "it", "nl", "pl", "pt", "sv"]
+LETTERS = 12
+
+
+@functools.cache
+def words():
+    from wordfreq import top_n_list
+
+    lists = {language: top_n_list(language, 5000) for language in LANGUAGES}
+    seen: dict[str, set[str]] = {}
+    for language, found in lists.items():
+        for word in found:
+            seen.setdefault(word, set()).add(language)
+    own = {
+        language: [
+            word
+            for word in found
+            if len(seen[word]) == 1 and word.isalpha() and 3 <= len(word) <= LETTERS
+        ][:1500]
+        for language, found in lists.items()
+    }
+    letters = sorted({letter for found in own.values() for w in found for letter in w})
+    number = {letter: i + 1 for i, letter in enumerate(letters)}
+    x = np.zeros((sum(map(len, own.values())), LETTERS), "int32")
+    y = np.repeat(np.arange(len(own)), [len(found) for found in own.values()])
+    for row, word in zip(x, (word for found in own.values() for word in found)):
+        row[: len(word)] = [number[letter] for letter in word]
+    return x, y, len(letters) + 1
+
+
+def words_parts(seed):
+    x, y, _ = words()
+    rest = (len(x) - 6000) // 2
+    return split(x, y, (6000, rest, rest), seed)
+
+
+def words_network():
+    return keras.Sequential(
+        [
+            keras.Input((LETTERS,), dtype="int32"),
+            layers.Embedding(words()[2], 16),
+            layers.Conv1D(64, 3, activation="relu"),
+            layers.GlobalMaxPooling1D(),
+            layers.Dense(len(LANGUAGES), activation="softmax"),
+        ]
+    )
+
+
+"""
+## A noisy, ill-conditioned quadratic
+
+`f(w) = 1/2 sum of h_i w_i^2`, curvatures h from 1e-4 to 1. The input of the "network"
+is noise, and its gradient is `h w + 0.1 sqrt(h) noise`. Noise of zero measures f.
+"""
+
+DIMENSIONS = 100
+
+
+class Quadratic(layers.Layer):
+    def build(self, input_shape):
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        self.w = self.add_weight(shape=(DIMENSIONS,), initializer=normal)
+
+    def call(self, noise):
+        curvature = ops.convert_to_tensor(
+            np.logspace(-4, 0, DIMENSIONS).astype("float32")
+        )
+        quadratic = ops.sum(curvature * self.w * self.w) / 2
+        return quadratic + 0.1 * ops.sum(ops.sqrt(curvature) * self.w * noise, axis=-1)
+
+
+def quadratic_parts(seed):
+    noise = np.random.default_rng(seed).normal(size=(6400, DIMENSIONS))
+    still = np.zeros((1, DIMENSIONS), "float32")
+    return Parts(
+        (noise.astype("float32"), np.zeros(6400)),
+        (still, np.zeros(1)),
+        (still, np.zeros(1)),
+    )
+
+
+def quadratic():
+    return keras.Sequential([keras.Input((DIMENSIONS,)), Quadratic()])
+
+
+def output(_, y):
+    """The loss is what the network says."""
+    return ops.reshape(y, (-1,))
+
+
+CROSSENTROPY = "sparse_categorical_crossentropy"
+WORKLOADS = {
+    "digits-cnn": Workload(
+        "CNN on digits",
+        digits_parts,
+        functools.partial(convolutional, (8, 8, 1), 1),
+        CROSSENTROPY,
+        epochs=12,
+    ),
+    "fashion-cnn": Workload(
+        "CNN on Fashion-MNIST",
+        fashion_parts,
+        functools.partial(convolutional, (28, 28, 1), 2),
+        CROSSENTROPY,
+        epochs=5,
+    ),
+    "fashion-mlp": Workload(
+        "MLP on Fashion-MNIST", fashion_parts, perceptron, CROSSENTROPY, epochs=6
+    ),
+    "words": Workload(
+        "language of words", words_parts, words_network, CROSSENTROPY, epochs=6
+    ),
+    "autoencoder": Workload(
+        "autoencoder of digits",
+        autoencoder_parts,
+        autoencoder,
+        "mse",
+        epochs=25,
+        classifies=False,
+    ),
+    "quadratic": Workload(
+        "noisy quadratic",
+        quadratic_parts,
+        quadratic,
+        output,
+        epochs=4,
+        batch_size=16,
+        classifies=False,
+    ),
+}

@@ -1,0 +1,91 @@
+"""GAF's procedure: its three measurements, on losses whose shape is known."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_gradopt import recommend_activation
+from keras_gradopt.advice import filter_normalized
+
+
+class Power(keras.layers.Layer):
+    """`|w|^p`, summed; `w` of rank 2, as only those are moved."""
+
+    def __init__(self, power, **keywords):
+        super().__init__(**keywords)
+        self.power = power
+
+    def build(self, input_shape):
+        self.w = self.add_weight(shape=(8, 2), initializer="ones")
+
+    def call(self, x):
+        return 0 * x + ops.sum(ops.power(ops.abs(self.w - 1), self.power))
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}
+
+
+def model_of(power, rate=1e-9):
+    model = keras.Sequential([keras.Input((1,)), Power(power)])
+    model.compile(keras.optimizers.SGD(rate), lambda y, p: ops.mean(p))
+    model.layers[0].w.assign(np.ones((8, 2)) + 1e-3)
+    return model
+
+
+X = np.zeros((16, 1), "float32")
+
+
+@pytest.mark.parametrize(("power", "product"), [(4.0, 2), (2.0, 2), (1.0, 0.5)])
+def test_growth_decides_the_product(power, product):
+    """Flatter than a parabola: enlarge small gradients; sharper: reduce them."""
+    advice = recommend_activation(model_of(power), X, X, steps=2, batch_size=8)
+    assert advice.growth == pytest.approx(power, abs=0.1)
+    assert advice.alpha * advice.beta == pytest.approx(product)
+    assert len(advice.scales) == len(advice.losses) == 21
+    assert advice.losses.argmin() == 10
+
+
+@pytest.mark.parametrize(("activation", "bound"), [("arctan", np.pi / 2), ("tanh", 1)])
+def test_alpha_restrains_the_largest_gradient(activation, bound):
+    """Slope 1 everywhere: the bound is 1/2."""
+    advice = recommend_activation(
+        model_of(1.0), X, X, activation, steps=3, batch_size=8
+    )
+    assert advice.maximal_gradients == pytest.approx([1, 1, 1])
+    assert advice.alpha * bound == pytest.approx(0.5)
+    assert f"{advice.alpha:.3g}" in advice.reason
+
+
+def test_the_model_stays_as_it_is():
+    model = model_of(2.0, rate=0.1)
+    before = model.layers[0].w.numpy()
+    advice = recommend_activation(model, X, X, steps=4, batch_size=8)
+    assert (model.layers[0].w.numpy() == before).all()
+    assert not model.optimizer.built or int(model.optimizer.iterations) == 0
+    # the copy trained: gradients fell
+    assert advice.maximal_gradients[-1] < advice.maximal_gradients[0]
+
+
+def test_filter_normalized():
+    """Each filter as long as the weights' own; biases stay."""
+    weight = np.random.default_rng(0).normal(size=(3, 3, 2, 5)) * np.arange(5)
+    direction = filter_normalized(np.random.default_rng(1), weight)
+    for i in range(5):
+        norm = np.linalg.norm(direction[..., i])
+        assert norm == pytest.approx(np.linalg.norm(weight[..., i]))
+    assert not filter_normalized(np.random.default_rng(1), np.ones(4)).any()
+
+
+def test_wrong_arguments():
+    model = model_of(2.0)
+    with pytest.raises(ValueError, match="'arctan', 'tanh'"):
+        recommend_activation(model, X, X, "log")
+    with pytest.raises(ValueError, match="points"):
+        recommend_activation(model, X, X, points=20)
+    with pytest.raises(ValueError, match="compiled"):
+        recommend_activation(keras.Sequential([keras.layers.Dense(1)]), X, X)
+    flat = model_of(2.0)
+    flat.layers[0].w.assign(np.ones((8, 2)))
+    with pytest.raises(ValueError, match="All gradients are zero"):
+        recommend_activation(flat, X, X, steps=1, batch_size=8)

@@ -1,0 +1,390 @@
+"""GradientMonitor: what it records, that it disturbs nothing, and who is dead."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from running import BACKEND, numpy_values
+
+import keras_gradopt
+from keras_gradopt import transforms
+from keras_gradopt.callbacks import GradientMonitor
+
+
+def images(count=96):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, count)
+    x = random.normal(size=(count, 6, 6, 2)) + labels[:, None, None, None]
+    return x.astype("float32"), labels
+
+
+def network(dtype=None):
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3, activation="relu", dtype=dtype),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, dtype=dtype),
+        ]
+    )
+
+
+def loss(labels, logits):
+    return keras.losses.sparse_categorical_crossentropy(
+        labels, logits, from_logits=True
+    )
+
+
+def trained(optimizer, callbacks=(), epochs=1, model=None, **keywords):
+    model = model or network()
+    model.compile(optimizer, loss, **keywords)
+    history = model.fit(
+        *images(), 16, epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
+    )
+    return model, history
+
+
+@pytest.mark.parametrize("name", ["AngularGrad", "RAdamNorm", "GAFSGD", "WGDSGD"])
+@pytest.mark.parametrize("every", [1, 4])
+def test_training_is_the_same_with_and_without(name, every):
+    """To rounding: a compiler may fuse differently."""
+    plain, _ = trained(getattr(keras_gradopt, name)(), epochs=2)
+    monitored, _ = trained(
+        getattr(keras_gradopt, name)(), [GradientMonitor(every)], epochs=2
+    )
+    for a, b in zip(numpy_values(plain.weights), numpy_values(monitored.weights)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(plain.optimizer.variables, monitored.optimizer.variables):
+        assert a.shape == b.shape  # the state has nothing new in it
+    assert len(plain.optimizer.variables) == len(monitored.optimizer.variables)
+
+
+def test_numbers_are_those_of_the_gradient():
+    """The first step of SGD: every quantity from a gradient computed here."""
+    monitor = GradientMonitor(1, "variable")
+    model = network()
+    before = numpy_values(model.trainable_variables)
+    x, labels = images(16)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    model.fit(x, labels, 16, shuffle=False, verbose=0, callbacks=[monitor])
+    after = numpy_values(model.trainable_variables)
+    assert [row["step"] for row in monitor.records] == [1] * 4
+    for v, a, b, row in zip(model.trainable_variables, before, after, monitor.records):
+        gradient = (a - b) / 0.5
+        assert row["group"] == v.path
+        expected = {
+            "gradient_l1": np.abs(gradient).sum(),
+            "gradient_l2": np.sqrt((gradient**2).sum()),
+            "gradient_max": np.abs(gradient).max(),
+            "update_l2": 0.5 * np.sqrt((gradient**2).sum()),
+            "parameter_l2": np.sqrt((a**2).sum()),
+            "cosine": 1.0,
+            "effective_learning_rate": 0.5,
+        }
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+    assert monitor.alive is None  # there is no transform
+
+
+def test_groups_add_up():
+    """The layer and the model have the norms of their variables together."""
+    found = {}
+    for group_by in ("variable", "layer", "model", lambda path: path[-1]):
+        monitor = GradientMonitor(2, group_by)
+        trained(keras_gradopt.AngularGrad(), [monitor])
+        found[group_by if isinstance(group_by, str) else "own"] = monitor.records
+    sizes = {name: len(rows) // 3 for name, rows in found.items()}
+    assert sizes == {"variable": 4, "layer": 2, "model": 1, "own": 2}
+    for i in range(3):
+        variables = found["variable"][4 * i : 4 * i + 4]
+        whole = found["model"][i]
+        assert whole["step"] == 2 * i + 1
+        for name in ("gradient_l2", "update_l2", "parameter_l2"):
+            together = np.sqrt(sum(row[name] ** 2 for row in variables))
+            assert whole[name] == pytest.approx(together, rel=1e-6)
+        total = sum(row["gradient_l1"] for row in variables)
+        assert whole["gradient_l1"] == pytest.approx(total, rel=1e-6)
+        dot = sum(r["cosine"] * r["gradient_l2"] * r["update_l2"] for r in variables)
+        expected = dot / whole["gradient_l2"] / whole["update_l2"]
+        assert whole["cosine"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_transforms_did():
+    """Whitening removes what the mean kernel has; friction is within its bounds."""
+    monitor = GradientMonitor(1, "layer")
+    optimizer = keras_gradopt.Transformed(
+        keras_gradopt.AdamNorm(),
+        [transforms.Whiten(), transforms.Activate("tanh", 1, 2), transforms.Whiten()],
+    )
+    trained(optimizer, [monitor])
+    conv, dense = monitor.records[-2:]
+    assert 0 < conv["Whiten.removed_energy"] < 1
+    assert conv["Whiten.changed"] == 0.5  # the kernel, not the bias
+    assert dense["Whiten.removed_energy"] == dense["Whiten.changed"] == 0
+    assert conv["Whiten_2.removed_energy"] < conv["Whiten.removed_energy"]
+    assert 1 < dense["Activate.gain"] <= 2
+    assert "CorrectNorm.gain" in conv
+    assert conv["effect_angle"] > 1e-3
+    gains = [row["CorrectNorm.gain"] for row in monitor.records]
+    assert min(gains) == pytest.approx(1, abs=1e-6)  # never shortened
+
+    monitor = GradientMonitor(1, "model")
+    trained(keras_gradopt.AngularGrad(angle="tan"), [monitor])
+    for row in monitor.records:
+        assert 0.5 <= row["AngularFriction.coefficient"] <= 1
+        assert row["AngularFriction.gain"] == pytest.approx(1, abs=1e-6)
+        assert 0.5 <= row["effect_scale"] <= 1
+
+
+class InertAngularFriction(transforms.AngularFriction):
+    """As released: the majority test does not fire, the coefficient is 0.5."""
+
+    def apply(self, gradient, slots, plan):
+        result = super().apply(gradient, slots, plan)
+        return result._replace(coefficient=0.5 * ops.ones_like(gradient))
+
+
+class InertAngularGrad(keras_gradopt.AngularGrad):
+    def __init__(self, learning_rate=0.001):
+        super().__init__(learning_rate)
+        self._run_first(InertAngularFriction())
+
+
+class Forgetful(transforms.CorrectNorm):
+    """As released for RAdam: the average is 0 again at every step."""
+
+    def apply(self, gradient, slots, plan):
+        return super().apply(gradient, [ops.zeros_like(slots[0])], plan)
+
+
+class InertRAdamNorm(keras_gradopt.RAdamNorm):
+    def __init__(self, learning_rate=0.001):
+        super().__init__(learning_rate)
+        self._correction.transforms = (Forgetful(),)
+
+
+class InertWGDAdam(keras_gradopt.WGDAdam):
+    """Whitens, and then updates with the gradient as it was."""
+
+    def update_step(self, gradient, variable, learning_rate, before=()):
+        self._pipeline.bypassed = True
+        super().update_step(gradient, variable, learning_rate, before)
+        self._pipeline.bypassed = False
+
+
+@pytest.mark.parametrize(
+    "name", ["AngularGrad", "RAdamNorm", "WGDAdam", "GAFSGD", "AdaL", "DiffGrad"]
+)
+def test_ours_are_alive(name):
+    monitor = GradientMonitor(5)
+    trained(getattr(keras_gradopt, name)(), [monitor], epochs=10)
+    assert monitor.alive is True
+    lines = []
+    monitor.summary(lines.append)
+    assert "alive" in lines[-1] and "DEAD" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "inert",
+    [
+        InertAngularGrad,
+        InertRAdamNorm,
+        InertWGDAdam,
+        lambda: keras_gradopt.AngularGrad(lambda_1=0.0),
+        lambda: keras_gradopt.AdamNorm(gamma=0.0),
+        lambda: keras_gradopt.Transformed(
+            keras.optimizers.Adam(), [InertAngularFriction()]
+        ),
+    ],
+)
+def test_inert_copies_are_dead(inert):
+    monitor = GradientMonitor(5)
+    trained(inert(), [monitor], epochs=10)
+    assert monitor.alive is False
+    lines = []
+    monitor.summary(lines.append)
+    assert "DEAD" in lines[-1]
+
+
+def test_an_update_without_its_transforms_is_dead():
+    """The transforms are fine; only the update does not use them."""
+    monitor = GradientMonitor(2)
+    trained(InertWGDAdam(), [monitor])
+    lines = []
+    monitor.summary(lines.append)
+    assert lines[0].startswith("Whiten: alive")
+    assert "IS the one without transforms" in lines[-2]
+    assert "DEAD" in lines[-1]
+
+
+def test_history_csv_tensorboard_and_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    path, logs = tmp_path / "records.csv", tmp_path / "logs"
+    monitor = GradientMonitor(3, "layer", path, logs)
+    _, history = trained(keras_gradopt.AngularGrad(), [monitor], epochs=2)
+    assert len(history.history["gradient_l2"]) == 2
+    assert 0.5 < history.history["AngularFriction.coefficient"][0] <= 0.881
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(monitor.records) == 2 * 4  # steps 1, 4, 7 and 10
+    for row, record in zip(rows, monitor.records):
+        for name, value in record.items():
+            assert str(value) == row[name]
+    (events,) = logs.glob("events*")
+    assert events.stat().st_size > 1000
+    figure = monitor.plot(tmp_path / "plot.png")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert "AngularFriction: coefficient" in titles
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    steps, values = monitor.series("cosine", monitor.records[0]["group"])
+    assert steps == [1, 4, 7, 10] and len(values) == 4
+
+
+def test_a_second_fit_goes_on():
+    monitor = GradientMonitor(4, "model")
+    model, _ = trained(keras_gradopt.DiffGrad(), [monitor])
+    model.fit(*images(), 16, verbose=0)  # 6 steps without it
+    assert [row["step"] for row in monitor.records] == [1, 5]
+    model.fit(*images(), 16, verbose=0, callbacks=[monitor])
+    assert [row["step"] for row in monitor.records] == [1, 5, 13, 17]
+    assert "update_step" not in vars(model.optimizer)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.LossScaleOptimizer(keras_gradopt.AngularGrad()),
+        lambda: keras_gradopt.AngularGrad(gradient_accumulation_steps=2),
+        lambda: keras_gradopt.AngularGrad(
+            clipnorm=0.1, weight_decay=0.01, use_ema=True
+        ),
+        lambda: keras_gradopt.Transformed(
+            keras.optimizers.Lion(), [transforms.AngularFriction()]
+        ),
+        lambda: keras_gradopt.Transformed(
+            keras_gradopt.WGDSGD(), [transforms.AngularFriction()]
+        ),
+    ],
+)
+def test_inside_wrappers(make):
+    monitor = GradientMonitor(1, "model")
+    optimizer = make()
+    trained(optimizer, [monitor])
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    steps = 3 if inner.gradient_accumulation_steps else 6
+    assert [row["step"] for row in monitor.records] == list(range(1, steps + 1))
+    assert monitor.alive is True
+    if optimizer.clipnorm:
+        assert all(row["gradient_l2"] < 0.1 * 2.001 for row in monitor.records)
+
+
+def test_accumulation_measures_the_accumulated_gradient():
+    """The mean of two batches; not that of the last batch."""
+    monitor = GradientMonitor(1, "model")
+    optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)
+    model = network()
+    before = np.concatenate(
+        [v.ravel() for v in numpy_values(model.trainable_variables)]
+    )
+    x, labels = images(32)
+    model.compile(optimizer, loss)
+    model.fit(x, labels, 16, shuffle=False, verbose=0, callbacks=[monitor])
+    after = np.concatenate([v.ravel() for v in numpy_values(model.trainable_variables)])
+    (row,) = monitor.records
+    length = np.sqrt((((before - after) / 0.5) ** 2).sum())
+    assert row["gradient_l2"] == pytest.approx(length, rel=1e-4)
+
+
+def test_parts_of_a_multi_optimizer():
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("this Keras has no MultiOptimizer")
+    optimizers = keras.optimizers.OptimizerMap(keras_gradopt.AngularGrad())
+    optimizers[".*dense.*"] = keras.optimizers.SGD()
+    monitor = GradientMonitor(1, "layer")
+    trained(keras.optimizers.MultiOptimizer(optimizers), [monitor])
+    assert len(monitor.records) == 12
+    with_friction = {
+        row["group"] for row in monitor.records if "AngularFriction.gain" in row
+    }
+    assert len(with_friction) == 1
+    assert monitor.alive is True
+
+
+class Slope(keras.layers.Layer):
+    """Its gradient is `scale`, for each of three weights."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def build(self, input_shape):
+        self.w = self.add_weight(shape=(3,), initializer="ones")
+
+    def call(self, x):
+        return ops.sum(self.w) * self.scale + 0 * x
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 0.0])
+def test_huge_and_zero_gradients(scale):
+    """Norms neither overflow nor underflow; a zero gradient has no direction."""
+    monitor = GradientMonitor(1, "model")
+    model = keras.Sequential([keras.Input((1,)), Slope(scale)])
+    model.compile(keras.optimizers.SGD(1e-3), lambda y, p: ops.mean(p))
+    x = np.zeros((2, 1), "float32")
+    model.fit(x, x, 2, verbose=0, callbacks=[monitor])
+    (row,) = monitor.records
+    assert row["gradient_l2"] == pytest.approx(np.sqrt(3) * scale, rel=1e-4)
+    assert row["gradient_max"] == pytest.approx(scale, rel=1e-4)
+    assert np.isnan(row["cosine"]) == (scale < 1e-20)  # too small to move a weight
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"every": 0}, "every"),
+        ({"every": 2.5}, "every"),
+        ({"group_by": "layers"}, "'variable', 'layer', 'model'"),
+    ],
+)
+def test_wrong_arguments(keywords, words):
+    with pytest.raises(ValueError, match=words):
+        GradientMonitor(**keywords)
+
+
+def test_wrong_questions():
+    monitor = GradientMonitor()
+    assert monitor.alive is None
+    with pytest.raises(ValueError, match="Nothing to plot"):
+        monitor.plot()
+    with pytest.raises(ValueError, match="group"):
+        monitor.series("cosine", "nowhere")
+    trained(keras_gradopt.AdamCore(), [monitor])
+    with pytest.raises(ValueError, match="one of"):
+        monitor.series("cosinus", monitor.records[0]["group"])
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras has no distribution there")
+def test_on_two_devices():
+    """They measure the reduced gradient: what one device has on the whole batch."""
+    one, two = (json.loads(output(["monitored.py", n])) for n in ("1", "2"))
+    assert [row["step"] for row in two] == [row["step"] for row in one] == [1, 3]
+    for a, b in zip(one, two):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+
+
+def output(arguments):
+    """The last line that a worker prints."""
+    script = Path(__file__).parent / "workers" / arguments[0]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments[1:]],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]

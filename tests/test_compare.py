@@ -1,0 +1,210 @@
+"""compare.py: its search, its statistics, its controls; small runs resumed."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("statsmodels")
+pytest.importorskip("matplotlib")
+
+import compare
+import workloads
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"), [(1e-2, 6), (3e-4, 7), (1e-4, 8), (1e-1, 7), (1.0, 9)]
+)
+def test_search_is_extended_while_the_best_is_at_an_edge(best, tried):
+    asked = []
+
+    def run(index):
+        asked.append(index)
+        rate = compare.half_decade(index)
+        return math.inf if rate > 20 * best else abs(math.log(rate / best))
+
+    losses = compare.search(run)
+    assert compare.half_decade(compare.best_index(losses)) == best
+    assert len(asked) == len(set(asked)) == tried
+
+
+def test_search_ends_when_everything_diverges():
+    losses = compare.search(lambda index: math.inf)
+    assert min(losses) == compare.EDGES[0]
+
+
+def test_paired_statistics():
+    """Exact p of the sign-flip test, and intervals that cover what they should."""
+    random = np.random.default_rng(0)
+    shift = compare.paired(np.arange(10) + 1.0, np.zeros(10))
+    assert shift["p"] == pytest.approx(2 / 2**10)
+    assert shift["low"] < shift["mean"] == 5.5 < shift["high"]
+    covered = detected = 0
+    for _ in range(100):
+        a, b = random.normal(size=(2, 10))
+        found = compare.paired(a, b)
+        covered += found["low"] <= 0 <= found["high"]
+        detected += found["p"] < 0.05
+    assert covered > 80
+    assert detected < 15
+    same = compare.paired(np.ones(10), np.ones(10))
+    assert same["p"] == 1 and same["mean"] == 0
+    assert math.isnan(compare.paired(np.array([1, np.inf]), np.ones(2))["mean"])
+
+
+def test_holm_and_verdict():
+    assert compare.corrected([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    lower = {"mean": -1.0, "low": -2.0, "high": -0.5}
+    assert compare.verdict(lower, 0.01) == "better"
+    assert compare.verdict(lower, 0.01, lower_is_better=False) == "worse"
+    assert compare.verdict(lower, 0.06) == "no detectable difference"
+    across = {"mean": -1.0, "low": -2.0, "high": 0.5}
+    assert compare.verdict(across, 0.01) == "no detectable difference"
+    nan = {"mean": math.nan, "low": math.nan, "high": math.nan}
+    assert compare.verdict(nan, 0.01) == "no detectable difference"
+
+
+def test_families_are_small_enough_to_detect_anything():
+    """Ten seeds give p = 2 / 1024 at best, which Holm multiplies by their number."""
+    for with_adam in (True, False):
+        family = [
+            other
+            for name in compare.ENTRIES
+            for other in compare.ENTRIES[name].against
+            if (other == "Adam") == with_adam
+        ]
+        assert len(family) * 2 / 2 ** len(compare.REPORT_SEEDS) < 0.05
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The quadratic, for a few steps."""
+    workload = workloads.WORKLOADS["quadratic"]
+    parts = workload.parts
+
+    def few(seed):
+        train, validation, test = parts(seed)
+        return workloads.Parts((train[0][:64], train[1][:64]), validation, test)
+
+    changed = workloads.Workload("small", few, workload.network, workload.loss, 2, 16)
+    changed = workloads.Workload(**{**vars(changed), "classifies": False})
+    monkeypatch.setitem(workloads.WORKLOADS, "quadratic", changed)
+    return changed
+
+
+@pytest.mark.parametrize("name", compare.ENTRIES)
+def test_runs_do_not_know_of_each_other(small, name):
+    """The same seed gives the same, whatever ran before in the same process."""
+    trainer = compare.Trainer(small, compare.ENTRIES[name].make(1e-3))
+    first = trainer.run(0.01, 1)
+    trainer.run(0.1, 2)
+    again = trainer.run(0.01, 1)
+    first["ms_per_step"] = again["ms_per_step"] = 0
+    assert first == again
+    assert first["test_loss"] != trainer.run(0.01, 2)["test_loss"]
+
+
+def test_a_job_is_resumed(small, tmp_path, monkeypatch):
+    """A row that a kill cut off is run again, and no other; order does not matter."""
+    rate = compare.run_job(tmp_path, "quadratic", "AngularGrad", (1, 2), (11, 12))
+    path = tmp_path / "quadratic" / "AngularGrad.csv"
+    whole = path.read_text()
+    rows = list(csv.DictReader(whole.splitlines()))
+    assert {r["stage"] for r in rows} == {"tuning", "report"}
+    assert {float(r["learning_rate"]) for r in rows if r["stage"] == "report"} == {rate}
+    assert sum(r["stage"] == "report" for r in rows) == 2
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]) + lines[-2][:20])
+    runs, run = [], compare.Trainer.run
+    monkeypatch.setattr(
+        compare.Trainer,
+        "run",
+        lambda self, *args: runs.append(args) or run(self, *args),
+    )
+    assert (
+        compare.run_job(tmp_path, "quadratic", "AngularGrad", (1, 2), (11, 12)) == rate
+    )
+    assert runs == [(rate, 11), (rate, 12)]
+    again = list(csv.DictReader(path.read_text().splitlines()))
+    for a, b in zip(rows, again, strict=True):
+        assert {**a, "ms_per_step": 0} == {**b, "ms_per_step": 0}
+
+
+def test_a_diverged_run_is_infinite(small):
+    row = compare.Trainer(small, compare.momentum(1e-3)).run(1e6, 1)
+    assert row["diverged"] == 1
+    assert row["validation_loss"] == row["test_loss"] == math.inf
+
+
+def rows_of(optimizer, losses, rate=0.01, stage="report"):
+    rows = []
+    for seed, loss in enumerate(losses):
+        row = dict.fromkeys(compare.FIELDS, "0")
+        row |= {"workload": "digits-cnn", "optimizer": optimizer, "stage": stage}
+        row |= {"learning_rate": str(rate), "seed": str(seed), "test_accuracy": "0.9"}
+        row |= {"test_loss": str(loss), "validation_loss": str(loss)}
+        rows.append(row | {"validation_losses": f"3 {loss}"})
+    return rows
+
+
+def test_tables_and_pictures(tmp_path):
+    """Known numbers come out: a method that is better, and one that is not."""
+    random = np.random.default_rng(0)
+    noise = random.normal(size=10)
+    rows = rows_of("Adam", 2 + noise / 10)
+    rows += rows_of("AngularGrad", 1 + noise / 10 + random.normal(size=10) / 50)
+    rows += rows_of("AdamNorm", 2 + noise / 10 + random.normal(size=10) / 10)
+    for name in ("Adam", "AngularGrad", "AdamNorm"):
+        for rate, loss in ((0.001, 2.5), (0.01, 2.0), (0.1, 4.0)):
+            rows += rows_of(name, [loss] * 3, rate, "tuning")
+    results = compare.Results(rows)
+    found = {r["optimizer"]: r for r in results.comparisons("digits-cnn")}
+    assert found["AngularGrad"]["verdict"] == "better"
+    assert found["AngularGrad"]["mean"] == pytest.approx(-1, abs=0.05)
+    assert found["AdamNorm"]["verdict"] == "no detectable difference"
+    assert results.target("digits-cnn") == pytest.approx(2.1)
+    assert (results.epochs_to_target("digits-cnn", "AngularGrad") == 2).all()
+    assert results.sensitivity("digits-cnn", "Adam")[1] == [2.5, 2.0, 4.0]
+    text = compare.table(results, "digits-cnn")
+    assert "| AngularGrad | 0.01 | " in text and "2 (10 of 10)" in text
+    assert "| better |" in compare.comparison_table(results, "digits-cnn")
+    compare.plot_sensitivity(results, tmp_path / "s.png")
+    compare.plot_differences(results, tmp_path / "d.png")
+    assert (tmp_path / "d.png").stat().st_size > 10_000
+
+
+def test_parse():
+    args = compare.parse(["--optimizers", "DiffGradNorm"])
+    assert args.optimizers == ["Adam", "DiffGrad", "DiffGradNorm", "Adam again"]
+    args = compare.parse(["--optimizers", "AngularGrad", "--no-controls"])
+    assert args.optimizers == ["Adam", "AngularGrad"]
+    with pytest.raises(SystemExit):
+        compare.parse(["--seeds", "1", "2"])
+
+
+@pytest.mark.parametrize("name", workloads.WORKLOADS)
+def test_workloads(name, monkeypatch):
+    """Parts are disjoint, drawn by the seed; the network fits them."""
+    if name == "words":
+        pytest.importorskip("wordfreq")
+    if "fashion" in name:
+        random = np.random.default_rng(0)
+        fake = {}
+        for part, size in (("train", 6100), ("test", 5100)):
+            fake[f"{part}_x"] = random.integers(0, 256, (size, 28, 28, 1), "uint8")
+            fake[f"{part}_y"] = random.integers(0, 10, size)
+        monkeypatch.setattr(workloads, "fashion", lambda: fake)
+    workload = workloads.WORKLOADS[name]
+    parts = workload.parts(1)
+    again, other = workload.parts(1), workload.parts(2)
+    assert (parts.train[0] == again.train[0]).all()
+    assert (parts.train[0] != other.train[0]).any()
+    if name != "quadratic":
+        images = [
+            {row.tobytes() for row in x[:500]} for x, _ in (parts.train, parts.test)
+        ]
+        assert len(images[0] & images[1]) < 5
+    trainer = compare.Trainer(workload, compare.ENTRIES["Adam"].make(1e-3))
+    assert np.isfinite(trainer.measure([p[:64] for p in parts.validation])).all()
+    assert compare.has_kernels(name) == (name in ("digits-cnn", "fashion-cnn", "words"))
