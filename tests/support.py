@@ -218,7 +218,8 @@ def render(results, keras_tests, optimizers):
                 feature_notes = cells["notes"].split()
                 if str(notes[reason]) not in feature_notes:
                     cells["notes"] += f" {notes[reason]}"
-            marks = "".join(f" [{n}]" for n in cells.pop("notes", "").split())
+            numbers = cells.pop("notes", "").split()
+            marks = f" [{', '.join(numbers)}]" if numbers else ""
             row = " | ".join(cells[optimizer] or "-" for optimizer in optimizers)
             lines.append(f"| {feature}{marks} | {row} |")
         lines.append("")

@@ -1,0 +1,91 @@
+"""What mkdocs.yml cannot say: equations, examples, and no public name without a page.
+
+Loaded by MkDocs and by griffe, which reads docstrings; not a page of the site.
+"""
+
+import re
+from pathlib import Path
+
+import griffe
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+ROOT = Path(__file__).parent.parent
+PUBLIC_MODULES = [
+    "keras_gradopt",
+    "keras_gradopt.transforms",
+    "keras_gradopt.callbacks",
+    "keras_gradopt.equations",
+]
+documented = set()  # anchors on all pages
+
+# To be deleted with `on_page_markdown` when all of these exist.
+PENDING = re.compile(
+    r"!?\[([^\]]*)\]\((?:\.\./)*((?:study|claims)\.md|figures/\w+\.png)[^)]*\)"
+)
+
+
+def math(source, language, css_class, options, md, **keywords):
+    """A fenced block of LaTeX as MathML, which browsers show without a script."""
+    source = source.replace("{aligned}", "{align*}")  # all that the converter knows
+    return f'<div class="math">{convert(source, display="block")}</div>'
+
+
+def on_config(config):
+    """Adds the fence "math" (the repository's web view knows it, too)."""
+    fence = {"name": "math", "class": "math", "format": math}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+    documented.clear()
+    return config
+
+
+def on_page_markdown(markdown, files, **keywords):
+    """Links to pages and pictures that are not there yet become words."""
+    return PENDING.sub(
+        lambda link: link[0] if files.get_file_from_path(link[2]) else link[1], markdown
+    )
+
+
+def on_page_content(html, **keywords):
+    """Collects what has a place on a page."""
+    documented.update(re.findall(r'\bid="(keras_gradopt[\w.]*)"', html))
+
+
+def on_env(env, config, files):
+    """Fails the build if a public name is on no page, or has no docstring.
+
+    Raises:
+        PluginError: with all of them.
+    """
+    package = griffe.load("keras_gradopt", search_paths=[ROOT], resolve_aliases=True)
+    public = {
+        f"{module}.{name}": package[f"{module}.{name}".removeprefix("keras_gradopt.")]
+        for module in PUBLIC_MODULES
+        for name in names(package.modules_collection[module])
+    }
+    absent = [n for n in public if n not in documented and not public[n].is_module]
+    faults = [f"{n} is on no page of docs/api" for n in absent]
+    faults += [f"{n} has no docstring" for n, o in public.items() if not o.docstring]
+    if faults:
+        raise PluginError("Public, but not documented:\n- " + "\n- ".join(faults))
+
+
+def names(module):
+    """A module's public names: `__all__`, or its functions."""
+    if module.exports is None:
+        return [n for n in module.functions if not n.startswith("_")]
+    return [n for n in module.exports if not n.startswith("__")]
+
+
+class Examples(griffe.Extension):
+    """Indents examples, so that they become a section of their own, with colours."""
+
+    def on_object(self, *, obj, **keywords):
+        """Called for everything that has a docstring."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(
+                r"^Example:\n\n((?:.+\n?)+)",
+                lambda block: "Examples:\n" + re.sub("(?m)^", "    ", block[1]),
+                obj.docstring.value,
+                flags=re.MULTILINE,
+            )
