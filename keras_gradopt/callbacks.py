@@ -64,9 +64,10 @@ class GradientMonitor(keras.callbacks.Callback):
     `effective_learning_rate`, and each transform's `gain` and `coefficient`.
 
     Args:
-        every: sample each step whose number is 1 plus a multiple of this. With
-            `steps_per_execution` above it, only the last sample of an execution is
-            seen. Defaults to `10`.
+        every: sample each step whose number is 1 plus a multiple of this. Of a model
+            that its first step builds, the first step is not seen; with
+            `steps_per_execution` above `every`, only the last sample of an execution
+            is. Defaults to `10`.
         group_by: `"variable"`, `"layer"`, `"model"` (one group), or a function from
             a variable's path to the name of its group. Defaults to `"layer"`.
         csv_path: a file to which records are written as they come. Defaults to none.
@@ -78,7 +79,7 @@ class GradientMonitor(keras.callbacks.Callback):
     Example:
 
     >>> import keras, keras_gradopt, numpy as np
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> model.compile(keras_gradopt.AngularGrad(), "mse")
     >>> monitor = keras_gradopt.callbacks.GradientMonitor(every=1, group_by="model")
     >>> x = np.random.default_rng(0).normal(size=(64, 3))
@@ -118,6 +119,14 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begins to measure in the training step, which is compiled anew."""
+        if self.model.built:
+            self._attach()
+        if self.log_dir and self._writer is None:
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(self.log_dir)
+
+    def _attach(self) -> None:
         model = self.model
         if not model.optimizer.built:
             with _scope(model):
@@ -128,10 +137,6 @@ class GradientMonitor(keras.callbacks.Callback):
         ]
         if not self._seen:
             self._seen = [_Seen(probe.labels) for probe in self._probes]
-        if self.log_dir and self._writer is None:
-            import tensorflow as tf
-
-            self._writer = tf.summary.create_file_writer(self.log_dir)
         model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -144,6 +149,9 @@ class GradientMonitor(keras.callbacks.Callback):
     ) -> None:
         """Takes up what was sampled."""
         micro_steps, self._batch = batch - self._batch, batch
+        if not self._probes:  # the first step built the model
+            self._attach()
+            return
         for probe in self._probes:
             if probe.has_passed(micro_steps):
                 self._take(probe)

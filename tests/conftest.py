@@ -13,8 +13,10 @@ import pytest
 if keras.backend.backend() != "tensorflow":  # these do not depend on the backend
     collect_ignore = [
         "test_arguments.py",
+        "test_compare.py",
         "test_datasets.py",
         "test_examples.py",
+        "test_figures.py",
         "test_models.py",
         "test_package.py",
         "test_results.py",
