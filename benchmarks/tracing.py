@@ -7,10 +7,13 @@ Description: Seconds and graph operations, for the variables of two networks.
 On TensorFlow: seconds to trace `apply` into a graph, the first call of that graph
 (which compiles what is compiled within), and the same where XLA compiles the whole.
 Operations are those of the graph and of the functions that it calls, each once. Every
-optimizer is traced anew in every round, in turns.
+optimizer is traced anew in every round, in turns; a round is a process of its own, as
+TensorFlow never gives back what it compiled.
 """
 
 import argparse
+import concurrent.futures
+import multiprocessing
 import os
 import statistics
 import sys
@@ -52,6 +55,23 @@ def measured(make, variables, gradients) -> dict[str, float]:
     }
 
 
+def one_round(title: str, name: str, labels: list[str] | None) -> list[dict]:
+    """Every optimizer once, on the variables of one network."""
+    variables = network(name).trainable_variables
+    gradients = [tf.constant(array) for array in gradients_like(variables)]
+    # the first trace and the first compilation of a process take longer
+    measured(optimizers()["keras SGD, momentum"], variables, gradients)
+    rows = []
+    for label, optimizer in optimizers().items():
+        if labels and label not in labels:
+            continue
+        found = measured(optimizer, variables, gradients)
+        print(f"{name}, {title}, {label}: {found}", flush=True)
+        row = {"network": name, "optimizer": label}
+        rows.append(row | {k: round(v, 3) for k, v in found.items()})
+    return rows
+
+
 def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     make.add_argument("--optimizers", nargs="+", help="rows (default: all)")
@@ -60,20 +80,16 @@ def main():
     make.add_argument("--csv", type=Path)
     args = make.parse_args()
     rows = []
-    for name in args.networks:
-        variables = network(name).trainable_variables
-        gradients = [tf.constant(array) for array in gradients_like(variables)]
-        # the first trace and the first compilation of a process take longer
-        measured(optimizers()["keras SGD, momentum"], variables, gradients)
-        for number in range(args.rounds):
-            for label, optimizer in optimizers().items():
-                if args.optimizers and label not in args.optimizers:
-                    continue
-                found = measured(optimizer, variables, gradients)
-                print(f"{name} {number + 1}/{args.rounds} {label}: {found}", flush=True)
-                row = {"network": name, "optimizer": label, "round": number}
-                rows.append(row | {k: round(v, 3) for k, v in found.items()})
-            write_csv(args.csv, rows)  # what there is, if this is interrupted
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        1, context, max_tasks_per_child=1
+    ) as processes:
+        for name in args.networks:
+            for number in range(args.rounds):
+                title = f"round {number + 1} of {args.rounds}"
+                task = processes.submit(one_round, title, name, args.optimizers)
+                rows += [row | {"round": number} for row in task.result()]
+                write_csv(args.csv, rows)  # what there is, if this is interrupted
     print(environment("tensorflow"))
     for name in args.networks:
         print(f"\n{name}, medians of {args.rounds}\n")

@@ -13,6 +13,7 @@ import pytest
 if keras.backend.backend() != "tensorflow":  # these do not depend on the backend
     collect_ignore = [
         "test_arguments.py",
+        "test_claims.py",
         "test_compare.py",
         "test_datasets.py",
         "test_examples.py",
