@@ -24,8 +24,7 @@ from common import environment, interleaved, milliseconds, optimizers, write_csv
 from models import create_model
 from scipy.stats import bootstrap
 
-NAMES = ["keras Adam", "AngularGrad", "AdamNorm", "DiffGradNorm", "AdaL", "GAFAdam",
-         "WGDAdam"]  # fmt: skip
+NAMES = ["keras Adam", "AngularGrad", "AdamNorm", "DiffGradNorm"]  # the most bytes
 
 
 def main():
@@ -33,7 +32,7 @@ def main():
     make.add_argument("--optimizers", nargs="+", default=NAMES)
     make.add_argument("--model", default="resnet18")
     make.add_argument("--batch-size", type=int, default=128)
-    make.add_argument("--rounds", type=int, default=10)
+    make.add_argument("--rounds", type=int, default=60)
     make.add_argument("--jit", action="store_true", help="compile the step by XLA")
     make.add_argument("--csv", type=Path)
     args = make.parse_args()

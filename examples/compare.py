@@ -32,7 +32,6 @@ import multiprocessing
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -487,6 +486,27 @@ class Results:
                 found.append(reached[0] + 1 if len(reached) else math.inf)
         return np.array(found)
 
+    def rising(self, workload, optimizer) -> float:
+        """The share of epochs, of all runs, that raise the validation loss."""
+        rises = []
+        for r in self.rows:
+            if (r["workload"], r["optimizer"], r["stage"]) == (
+                workload, optimizer, "report",
+            ):  # fmt: skip
+                losses = np.array(r["validation_losses"].split(), float)
+                rises.append(np.mean(np.diff(losses) > 0))
+        return float(np.mean(rises))
+
+    def spread(self, workload, optimizer, other) -> tuple[float, float]:
+        """Ratio of the standard deviations of test losses, and Brown-Forsythe's p."""
+        from scipy import stats
+
+        losses = [self.column(workload, o, "test_loss") for o in (optimizer, other)]
+        if not np.isfinite(losses).all():
+            return math.nan, 1.0
+        ratio = losses[0].std(ddof=1) / losses[1].std(ddof=1)
+        return float(ratio), float(stats.levene(*losses, center="median").pvalue)
+
     def comparisons(self, workload, measure="test_loss") -> list[dict[str, Any]]:
         """With Adam, and with others; Holm's correction within each of the two."""
         names, found = self.optimizers(workload), []
@@ -516,7 +536,8 @@ def table(results: Results, workload: str) -> str:
     """One workload in Markdown."""
     classifies = WORKLOADS[workload].classifies
     header = ["optimizer", "rate", "test loss, mean ± std", "median"]
-    header += ["accuracy"] * classifies + ["epochs to target", "diverged", "ms/step"]
+    header += ["accuracy"] * classifies
+    header += ["epochs to target", "rising", "diverged", "ms/step"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name in results.optimizers(workload):
 
@@ -532,6 +553,7 @@ def table(results: Results, workload: str) -> str:
             f"| {name} | {results.rate(workload, name):g} | {number(loss.mean())} ± "
             f"{number(loss.std(ddof=1))} | {number(np.median(loss))} |{accuracy} "
             f"{np.median(epochs):g} ({reached} of {len(epochs)}) | "
+            f"{results.rising(workload, name):.0%} | "
             f"{int(runs.sum())} of {len(runs)} | "
             f"{np.median(column('ms_per_step')):.2f} |"
         )
@@ -551,6 +573,77 @@ def comparison_table(results: Results, workload: str, measure="test_loss") -> st
             f"{row['corrected_p']:.3f} | {row['verdict']} |"
         )
     return "\n".join(lines)
+
+
+def overview(results: Results, measure="test_loss") -> str:
+    """All comparisons in one table: the difference in per cent, bold if detected."""
+    columns: dict[tuple[str, str], dict[str, str]] = {}
+    for workload in results.workloads:
+        for row in results.comparisons(workload, measure):
+            other = results.column(workload, row["against"], measure).mean()
+            text = f"{100 * row['mean'] / other:+.1f}"
+            if row["verdict"] != "no detectable difference":
+                text = f"**{text} {row['verdict']}**"
+            cells = columns.setdefault((row["optimizer"], row["against"]), {})
+            cells[workload] = text
+    titles = [WORKLOADS[workload].title for workload in results.workloads]
+    lines = [f"| optimizer | against | {' | '.join(titles)} |"]
+    lines.append("|---" * (2 + len(titles)) + "|")
+    for names, cells in columns.items():
+        found = [cells.get(workload, "") for workload in results.workloads]
+        lines.append(f"| {' | '.join([*names, *found])} |")
+    return "\n".join(lines)
+
+
+def spreads(results: Results) -> str:
+    """The spread over seeds of the methods that claim a smaller one."""
+    lines = ["| workload | optimizer | std / Adam's | p |", "|---|---|---|---|"]
+    for workload in results.workloads:
+        for name in ("AngularGrad", "AngularGrad tan", "Adam again"):
+            if name in results.optimizers(workload):
+                ratio, p = results.spread(workload, name, "Adam")
+                title = WORKLOADS[workload].title
+                lines.append(f"| {title} | {name} | {ratio:.2f} | {p:.3f} |")
+    return "\n".join(lines)
+
+
+def report(results: Results) -> str:
+    """All tables, as a page."""
+    count = len(results.rows)
+    page = [
+        "# The comparison in numbers",
+        f"Written by `examples/compare.py` from the {count:,} runs in `runs.csv`. The "
+        "protocol is in its first lines; what follows from the numbers is in the "
+        "[study](../../study.md).",
+        "Test losses, paired differences in per cent of the other's; bold where Holm's "
+        "p is below 0.05 and the interval excludes 0. No cell: not run, as the network "
+        "has no convolution kernels.",
+        overview(results),
+        "![Differences with intervals](differences.png)",
+        "The same of test accuracies:",
+        overview(
+            Results([r for r in results.rows if r["test_accuracy"] != ""]),
+            "test_accuracy",
+        ),
+        "## Learning rates",
+        "![Validation loss over learning rates](sensitivity.png)",
+        "## Spread over seeds",
+        "Standard deviation of test losses to Adam's, and p of the Brown-Forsythe "
+        "test, not corrected.",
+        spreads(results),
+    ]
+    for workload in results.workloads:
+        page += [
+            f"## {WORKLOADS[workload].title}",
+            f"Target: a validation loss of {number(results.target(workload))}. "
+            "`rising`: the share of epochs that raise the validation loss.",
+            table(results, workload),
+            comparison_table(results, workload),
+        ]
+        if WORKLOADS[workload].classifies:
+            page += ["Of test accuracy:"]
+            page += [comparison_table(results, workload, "test_accuracy")]
+    return "\n\n".join(page) + "\n"
 
 
 """
@@ -642,6 +735,10 @@ def collect(args) -> Results:
         writer.writerows(rows)
     plot_sensitivity(results, args.results / "sensitivity.png")
     plot_differences(results, args.results / "differences.png")
+    (args.results / "README.md").write_text(report(results))
+    sessions = args.runs / "sessions.json"
+    if sessions.exists():
+        (args.results / "sessions.json").write_text(sessions.read_text())
     return results
 
 
@@ -655,7 +752,10 @@ def environment(args) -> dict[str, Any]:
     if "words" in args.workloads:
         packages.append("wordfreq")
     return {
-        "command": " ".join(["python", "examples/compare.py", *sys.argv[1:]]),
+        "workloads": args.workloads,
+        "optimizers": args.optimizers,
+        "tuning_seeds": list(args.tuning_seeds),
+        "seeds": list(args.seeds),
         "commit": commit,
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
@@ -663,6 +763,16 @@ def environment(args) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "workers": args.workers,
     }
+
+
+def note_session(args) -> None:
+    """Adds to the list of sessions in which runs were made."""
+    path = args.runs / "sessions.json"
+    sessions = json.loads(path.read_text()) if path.exists() else []
+    now = environment(args)
+    if now not in sessions:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([*sessions, now], indent=2) + "\n")
 
 
 def parse(arguments=None):
@@ -708,21 +818,11 @@ def parse(arguments=None):
 def main(arguments=None) -> None:
     args = parse(arguments)
     if not args.collect:
-        args.runs.mkdir(parents=True, exist_ok=True)
-        (args.runs / "environment.json").write_text(
-            json.dumps(environment(args), indent=2) + "\n"
-        )
+        note_session(args)
         run_all(args)
     results = collect(args)
-    if (args.runs / "environment.json").exists() and results.rows:
-        text = (args.runs / "environment.json").read_text()
-        (args.results / "study.json").write_text(text)
-    for workload in results.workloads:
-        print(f"\n## {WORKLOADS[workload].title}\n\n{table(results, workload)}")
-        print(f"\nDifferences of test loss:\n\n{comparison_table(results, workload)}")
-        if WORKLOADS[workload].classifies:
-            text = comparison_table(results, workload, "test_accuracy")
-            print(f"\nDifferences of test accuracy:\n\n{text}")
+    if results.rows:
+        print(f"\n{overview(results)}\n\nEverything else is in {args.results}")
 
 
 if __name__ == "__main__":

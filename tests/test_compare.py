@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import numpy as np
 import pytest
@@ -152,9 +153,9 @@ def test_tables_and_pictures(tmp_path):
     """Known numbers come out: a method that is better, and one that is not."""
     random = np.random.default_rng(0)
     noise = random.normal(size=10)
-    rows = rows_of("Adam", 2 + noise / 10)
+    rows = rows_of("Adam", adam := 2 + noise / 10)
     rows += rows_of("AngularGrad", 1 + noise / 10 + random.normal(size=10) / 50)
-    rows += rows_of("AdamNorm", 2 + noise / 10 + random.normal(size=10) / 10)
+    rows += rows_of("AdamNorm", adamnorm := adam + random.normal(size=10) / 10)
     for name in ("Adam", "AngularGrad", "AdamNorm"):
         for rate, loss in ((0.001, 2.5), (0.01, 2.0), (0.1, 4.0)):
             rows += rows_of(name, [loss] * 3, rate, "tuning")
@@ -169,6 +170,15 @@ def test_tables_and_pictures(tmp_path):
     text = compare.table(results, "digits-cnn")
     assert "| AngularGrad | 0.01 | " in text and "2 (10 of 10)" in text
     assert "| better |" in compare.comparison_table(results, "digits-cnn")
+    assert re.search(
+        r"AngularGrad \| Adam \| \*\*-5\d\.\d better", compare.overview(results)
+    )
+    page = compare.report(results)
+    assert "## CNN on digits" in page and "from the 57 runs" in page
+    assert results.rising("digits-cnn", "Adam") == 0
+    ratio, p = results.spread("digits-cnn", "AdamNorm", "Adam")
+    assert ratio == pytest.approx(adamnorm.std() / adam.std())
+    assert 0.05 < p <= 1
     compare.plot_sensitivity(results, tmp_path / "s.png")
     compare.plot_differences(results, tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 10_000
