@@ -67,6 +67,24 @@ def shardings():
     return {"whole": place(None), "last axis": place(-1), "first axis": place(0)}
 
 
+def sharding_rows(names) -> list[dict]:
+    """Collectives of some optimizers; prints a table, row by row."""
+    table, places, found = gpu_program.rows(), shardings(), []
+    print(f"\n{len(jax.devices())} devices, {len(SHAPES)} variables")
+    print("\n| optimizer | " + " | ".join(places) + " |")
+    print("|---" * (len(places) + 1) + "|")
+    for name in names:
+        cells = []
+        for where, place in places.items():
+            program = gpu_program.compiled(table[name][0](), SHAPES, place)
+            n, gathers = program.collectives, program.gathers
+            cells.append(f"{n}, {gathers} of them gathers" if gathers else str(n))
+            row = {"optimizer": name, "split": where}
+            found.append(row | {"collectives": n, "gathers": gathers})
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    return found
+
+
 def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     make.add_argument("--csv", type=Path)
@@ -102,27 +120,7 @@ def main():
             f"{row['ms_here']:,.0f} |"
         )
 
-    places, found = shardings(), []
-    print(f"\n{len(jax.devices())} devices, {len(SHAPES)} variables")
-    print("\n| optimizer | " + " | ".join(places) + " |")
-    print("|---" * (len(places) + 1) + "|")
-    for name in table:
-        counts = {}
-        for where, place in places.items():
-            program = gpu_program.compiled(table[name][0](), SHAPES, place)
-            counts[where] = program.collectives, program.gathers
-            found.append(
-                {
-                    "optimizer": name,
-                    "split": where,
-                    "collectives": program.collectives,
-                    "gathers": program.gathers,
-                }
-            )
-        cells = " | ".join(
-            f"{n}, {g} of them gathers" if g else str(n) for n, g in counts.values()
-        )
-        print(f"| {name} | {cells} |", flush=True)
+    found = sharding_rows(table)
     write_csv(args.sharding_csv, found)
 
 

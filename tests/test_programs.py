@@ -106,6 +106,26 @@ def test_compiled_under_mirrored_strategy():
     assert functions == shapes * replicas  # TensorFlow traces for each device
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "jax", reason="compiled by JAX for eight devices")
+def test_collectives():
+    """Nothing for elementwise methods, one all-reduce for norms, nothing gathered."""
+    expected = {
+        "AngularGrad": {"whole": 0, "last axis": 0, "first axis": 0},
+        "AdamNorm": {"whole": 0, "last axis": 1, "first axis": 1},
+        "WGDAdam": {"whole": 0, "last axis": 2, "first axis": 0},
+    }
+    code = f"import json, scale; print(json.dumps(scale.sharding_rows({[*expected]})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+        cwd=Path(__file__).parent.parent / "benchmarks",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for row in json.loads(done.stdout.splitlines()[-1]):
+        assert row["collectives"] == expected[row["optimizer"]][row["split"]], row
+        assert row["gathers"] == 0, row
+
+
 @on_tensorflow
 def test_transform_that_xla_cannot_compile():
     """It is traced once a shape, but not compiled."""
