@@ -12,7 +12,6 @@ The target "cpu" counts the program for the CPU at hand in the same way; tests g
 """
 
 import argparse
-import csv
 import math
 import os
 import re
@@ -33,6 +32,7 @@ if __name__ == "__main__":  # autotuning asks for a GPU
 import jax
 import keras
 import numpy as np
+from common import environment, write_csv
 
 import keras_gradopt
 from keras_gradopt import transforms
@@ -298,12 +298,8 @@ def main():
             f"{program.state:.1f} |",
             flush=True,
         )
-    print(f"\n{args.target}, JAX {jax.__version__}, Keras {keras.__version__}")
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, found[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found)
+    print(f"\n{args.target}, {environment('jax')}")
+    write_csv(args.csv, found)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ the data set fits. Rows are interleaved; the table shows medians and ranges.
 """
 
 import argparse
-import csv
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
+from common import environment, write_csv
 from datasets import load, training_batches
 
 # name: images, shape, encoding, size for the network, preprocessing
@@ -111,15 +109,8 @@ def main():
                     }
                     for epoch, taken in enumerate(seconds)
                 ]
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    print(
-        f"TensorFlow {tf.__version__}, TFDS {tfds.__version__}, {os.cpu_count()} CPUs"
-    )
-    print(f"Python {platform.python_version()}\n")
+    write_csv(args.csv, rows)
+    print(f"{environment('tensorflow', 'tensorflow-datasets')}\n")
     print("| images | first epoch, images/s | later epochs, images/s (range) |")
     print("|---|---|---|")
     for name, (_, shape, encoding, size, _) in ROWS.items():
