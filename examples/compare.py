@@ -19,7 +19,8 @@ Adam, and over the others, of a workload. "better" and "worse" are written where
 corrected p is below 0.05 and the interval excludes 0. Controls: Adam against itself on
 other seeds (which must show no difference), and Adam at half of AngularGrad's rate.
 
-Every run is a row of a CSV file, written when it ends; what is there is not run again.
+Every run is a row of a CSV file, written when it ends; what is there, or in the folder
+of results, is not run again.
 """
 
 import argparse
@@ -765,13 +766,27 @@ def environment(args) -> dict[str, Any]:
     }
 
 
+def restore(args) -> None:
+    """Takes over the results that are collected already, where there are no runs."""
+    path, known_of = args.results / "runs.csv", functools.cache(Rows)
+    if path.exists():
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                known = known_of(args.runs, row["workload"], row["optimizer"])
+                seed, rate = int(row["seed"]), float(row["learning_rate"])
+                if known.find(row["stage"], rate, seed) is None:
+                    known.add(row["stage"], row)
+    sessions = args.results / "sessions.json"
+    if sessions.exists() and not (args.runs / "sessions.json").exists():
+        (args.runs / "sessions.json").write_text(sessions.read_text())
+
+
 def note_session(args) -> None:
     """Adds to the list of sessions in which runs were made."""
     path = args.runs / "sessions.json"
     sessions = json.loads(path.read_text()) if path.exists() else []
     now = environment(args)
     if now not in sessions:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([*sessions, now], indent=2) + "\n")
 
 
@@ -817,6 +832,8 @@ def parse(arguments=None):
 
 def main(arguments=None) -> None:
     args = parse(arguments)
+    args.runs.mkdir(parents=True, exist_ok=True)
+    restore(args)
     if not args.collect:
         note_session(args)
         run_all(args)

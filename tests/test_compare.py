@@ -1,6 +1,7 @@
 """compare.py: its search, its statistics, its controls; small runs resumed."""
 
 import csv
+import json
 import math
 import re
 
@@ -130,6 +131,24 @@ def test_a_job_is_resumed(small, tmp_path, monkeypatch):
     again = list(csv.DictReader(path.read_text().splitlines()))
     for a, b in zip(rows, again, strict=True):
         assert {**a, "ms_per_step": 0} == {**b, "ms_per_step": 0}
+
+
+def test_collected_results_are_taken_over(small, tmp_path, monkeypatch):
+    """Runs that are lost, but were collected, are not run again."""
+    flags = ["--workloads", "quadratic", "--optimizers", "AdamNorm", "--tuning-seeds"]
+    flags += ["1", "--seeds", "11", "12", "--quiet", "--no-controls"]
+    flags += ["--results", str(tmp_path / "results"), "--runs"]
+    for name in ("Adam", "AdamNorm"):
+        compare.run_job(tmp_path / "runs", "quadratic", name, (1,), (11, 12))
+    compare.main([*flags, str(tmp_path / "runs"), "--collect"])
+    first = (tmp_path / "results" / "runs.csv").read_text()
+    monkeypatch.setattr(compare, "run_all", lambda args: None)
+    compare.main([*flags, str(tmp_path / "new")])
+    assert (tmp_path / "results" / "runs.csv").read_text() == first
+    (session,) = json.loads((tmp_path / "results" / "sessions.json").read_text())
+    assert session["optimizers"] == ["Adam", "AdamNorm"]
+    monkeypatch.setattr(compare, "Trainer", None)  # nothing is left to be run
+    compare.run_job(tmp_path / "new", "quadratic", "AdamNorm", (1,), (11, 12))
 
 
 def test_a_diverged_run_is_infinite(small):
