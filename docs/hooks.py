@@ -19,10 +19,8 @@ PUBLIC_MODULES = [
 ]
 documented = set()  # anchors on all pages
 
-# To be deleted with `on_page_markdown` when all of these exist.
-PENDING = re.compile(
-    r"!?\[([^\]]*)\]\((?:\.\./)*((?:study|claims)\.md|figures/\w+\.png)[^)]*\)"
-)
+# To be deleted with `on_page_markdown` when the study is finished.
+PENDING = re.compile(r"\[([^\]]*)\]\((?:\.\./)*(study\.md)[^)]*\)")
 
 
 def math(source, language, css_class, options, md, **keywords):
@@ -40,7 +38,7 @@ def on_config(config):
 
 
 def on_page_markdown(markdown, files, **keywords):
-    """Links to pages and pictures that are not there yet become words."""
+    """Links to a page that is not there yet become words."""
     return PENDING.sub(
         lambda link: link[0] if files.get_file_from_path(link[2]) else link[1], markdown
     )

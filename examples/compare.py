@@ -608,14 +608,35 @@ def spreads(results: Results) -> str:
     return "\n".join(lines)
 
 
-def report(results: Results) -> str:
-    """All tables, as a page."""
+def unfinished(results: Results, workloads, optimizers, seeds) -> str:
+    """Which optimizers have not all of their reports, by workload."""
+    lines = []
+    for workload in workloads:
+        names = [
+            name
+            for name in optimizers
+            if (has_kernels(workload) or not ENTRIES[name].needs_kernels)
+            and len(results.column(workload, name, "seed")) < len(seeds)
+        ]
+        if names:
+            lines.append(f"- {WORKLOADS[workload].title}: {'; '.join(names)}")
+    return "\n".join(["**Unfinished.** Still to be run:\n", *lines]) if lines else ""
+
+
+def report(results: Results, still: str = "") -> str:
+    """All tables, as a page.
+
+    Args:
+        results: All rows.
+        still: What is still to be run.
+    """
     count = len(results.rows)
     page = [
         "# The comparison in numbers",
         f"Written by `examples/compare.py` from the {count:,} runs in `runs.csv`. The "
         "protocol is in its first lines; what follows from the numbers is in the "
         "[study](../../study.md).",
+        *([still] if still else []),
         "Test losses, paired differences in per cent of the other's; bold where Holm's "
         "p is below 0.05 and the interval excludes 0. No cell: not run, as the network "
         "has no convolution kernels.",
@@ -736,7 +757,8 @@ def collect(args) -> Results:
         writer.writerows(rows)
     plot_sensitivity(results, args.results / "sensitivity.png")
     plot_differences(results, args.results / "differences.png")
-    (args.results / "README.md").write_text(report(results))
+    still = unfinished(results, args.workloads, args.optimizers, args.seeds)
+    (args.results / "README.md").write_text(report(results, still))
     sessions = args.runs / "sessions.json"
     if sessions.exists():
         (args.results / "sessions.json").write_text(sessions.read_text())

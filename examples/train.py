@@ -152,10 +152,14 @@ def parser():
         "--overwrite", action="store_true", help="drop an unfinished run"
     )
     where.add_argument("--tensorboard", action="store_true")
+    where.add_argument(
+        "--monitor", type=int, metavar="N",
+        help="measure gradients and updates every N steps: monitor.csv, monitor.png",
+    )  # fmt: skip
     return make
 
 
-POSITIVE = ["epochs", "batch_size", "steps_per_epoch", "image_size", "limit"]
+POSITIVE = ["epochs", "batch_size", "steps_per_epoch", "image_size", "limit", "monitor"]
 POSITIVE += ["accumulate", "devices", "processes"]
 NOT_NEGATIVE = ["learning_rate", "l2", "backbone_rate", "clipnorm", "patience", "ema"]
 
@@ -204,6 +208,8 @@ def settle(args):
         raise ValueError(
             "Keras cannot compile the step under MirroredStrategy: leave out --jit"
         )
+    if args.monitor and args.processes > 1:
+        raise ValueError("--monitor measures in a single process")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("--tensorboard needs the package tensorboard: install it")
     several = args.coordinator is not None or args.processes > 1
@@ -388,6 +394,10 @@ def train(args, run, data, model, keep, done):
         callbacks.insert(0, keras.callbacks.SwapEMAWeights())
     if args.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
+    if args.monitor:
+        path = args.output / "monitor.csv"
+        monitor = keras_gradopt.callbacks.GradientMonitor(args.monitor, csv_path=path)
+        callbacks.append(monitor)
     args.output.mkdir(parents=True, exist_ok=True)
     model.fit(
         batches,
@@ -401,6 +411,9 @@ def train(args, run, data, model, keep, done):
         callbacks=callbacks,
         verbose=1 if args.process_id == 0 else 0,
     )
+    if args.monitor and monitor.records:
+        monitor.plot(args.output / "monitor.png")
+        monitor.summary()
     return clock.rate(steps * run.batch_size)
 
 

@@ -50,9 +50,7 @@ def test_growth_decides_the_product(power, product):
 @pytest.mark.parametrize(("activation", "bound"), [("arctan", np.pi / 2), ("tanh", 1)])
 def test_alpha_restrains_the_largest_gradient(activation, bound):
     """Slope 1 everywhere: the bound is 1/2."""
-    advice = recommend_activation(
-        model_of(1.0), X, X, activation, steps=3, **QUICK
-    )
+    advice = recommend_activation(model_of(1.0), X, X, activation, steps=3, **QUICK)
     assert advice.maximal_gradients == pytest.approx([1, 1, 1])
     assert advice.alpha * bound == pytest.approx(0.5)
     assert f"{advice.alpha:.3g}" in advice.reason

@@ -9,12 +9,19 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from figures.alive import (
+    ConstantFriction,
+    InertAngularGrad,
+    InertRAdamNorm,
+    InertWGDAdam,
+)
 from keras import ops
 from running import BACKEND, numpy_values
 
 import keras_gradopt
 from keras_gradopt import transforms
 from keras_gradopt.callbacks import GradientMonitor
+from keras_gradopt.measuring import Probe
 
 
 @pytest.fixture(autouse=True)
@@ -153,42 +160,6 @@ def test_what_transforms_did():
         assert 0.5 <= row["effect_scale"] <= 1
 
 
-class InertAngularFriction(transforms.AngularFriction):
-    """As released: the majority test does not fire, the coefficient is 0.5."""
-
-    def apply(self, gradient, slots, plan):
-        result = super().apply(gradient, slots, plan)
-        return result._replace(coefficient=0.5 * ops.ones_like(gradient))
-
-
-class InertAngularGrad(keras_gradopt.AngularGrad):
-    def __init__(self, learning_rate=0.001):
-        super().__init__(learning_rate)
-        self._run_first(InertAngularFriction())
-
-
-class Forgetful(transforms.CorrectNorm):
-    """As released for RAdam: the average is 0 again at every step."""
-
-    def apply(self, gradient, slots, plan):
-        return super().apply(gradient, [ops.zeros_like(slots[0])], plan)
-
-
-class InertRAdamNorm(keras_gradopt.RAdamNorm):
-    def __init__(self, learning_rate=0.001):
-        super().__init__(learning_rate)
-        self._correction.transforms = (Forgetful(),)
-
-
-class InertWGDAdam(keras_gradopt.WGDAdam):
-    """Whitens, and then updates with the gradient as it was."""
-
-    def update_step(self, gradient, variable, learning_rate, before=()):
-        self._pipeline.bypassed = True
-        super().update_step(gradient, variable, learning_rate, before)
-        self._pipeline.bypassed = False
-
-
 def slow(*values):
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
@@ -216,7 +187,7 @@ def test_ours_are_alive(name):
             lambda: keras_gradopt.AngularGrad(lambda_1=0.0),
             lambda: keras_gradopt.AdamNorm(gamma=0.0),
             lambda: keras_gradopt.Transformed(
-                keras.optimizers.Adam(), [InertAngularFriction()]
+                keras.optimizers.Adam(), [ConstantFriction()]
             ),
         ),
     ],
@@ -237,7 +208,7 @@ def test_history_csv_tensorboard_and_plot(tmp_path):
     pytest.importorskip("matplotlib")
     path, logs = tmp_path / "records.csv", tmp_path / "logs"
     monitor = GradientMonitor(3, "layer", path, logs)
-    _, history = trained(keras_gradopt.AngularGrad(), [monitor], epochs=2)
+    model, history = trained(keras_gradopt.AngularGrad(), [monitor], epochs=2)
     assert len(history.history["gradient_l2"]) == 2
     assert 0.5 < history.history["AngularFriction.coefficient"][0] <= 0.881
     with open(path) as file:
@@ -246,6 +217,12 @@ def test_history_csv_tensorboard_and_plot(tmp_path):
     for row, record in zip(rows, monitor.records):
         for name, value in record.items():
             assert str(value) == row[name]
+    # a run that goes on from step 4 keeps what was written of the steps before
+    again = GradientMonitor(3, "layer", path)
+    again._probes = [Probe(model.optimizer, 3, model)]
+    again._write([row for row in monitor.records if row["step"] == 7])
+    with open(path) as file:
+        assert [row["step"] for row in csv.DictReader(file)] == list("114477")
     (events,) = logs.glob("events*")
     assert events.stat().st_size > 1000
     figure = monitor.plot(tmp_path / "plot.png")
@@ -264,6 +241,22 @@ def test_a_model_that_its_first_step_builds():
     first = [] if BACKEND == "tensorflow" else [1]  # others build it before
     assert [row["step"] for row in monitor.records] == [*first, 3, 5]
     assert monitor.alive
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_leaves_no_second_monitor():
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model, first = network(), GradientMonitor(1, "model")
+    with pytest.raises(KeyboardInterrupt):
+        trained(keras_gradopt.DiffGrad(), [first, Interrupt()], model=model)
+    second = GradientMonitor(1, "model")
+    with pytest.warns(UserWarning, match="measures no longer"):
+        model.fit(*images(), 16, verbose=0, callbacks=[second])
+    assert [row["step"] for row in second.records] == list(range(2, 8))
+    assert "update_step" not in vars(model.optimizer)
 
 
 @pytest.mark.slow
@@ -325,18 +318,21 @@ def test_accumulation_measures_the_accumulated_gradient():
 
 
 @pytest.mark.slow
-def test_parts_of_a_multi_optimizer():
+def test_parts_of_a_multi_optimizer(tmp_path):
     if not hasattr(keras.optimizers, "MultiOptimizer"):
         pytest.skip("this Keras has no MultiOptimizer")
     optimizers = keras.optimizers.OptimizerMap(keras_gradopt.AngularGrad())
     optimizers[".*dense.*"] = keras.optimizers.SGD()
-    monitor = GradientMonitor(1, "layer")
+    monitor = GradientMonitor(1, "layer", tmp_path / "records.csv")
     trained(keras.optimizers.MultiOptimizer(optimizers), [monitor])
     assert len(monitor.records) == 12
     with_friction = {
         row["group"] for row in monitor.records if "AngularFriction.gain" in row
     }
     assert len(with_friction) == 1
+    with open(tmp_path / "records.csv") as file:
+        frictions = [row["AngularFriction.gain"] for row in csv.DictReader(file)]
+    assert frictions.count("") == 6
     assert monitor.alive is True
 
 

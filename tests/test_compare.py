@@ -195,6 +195,13 @@ def test_tables_and_pictures(tmp_path):
     page = compare.report(results)
     assert "## CNN on digits" in page and "from the 57 runs" in page
     assert results.rising("digits-cnn", "Adam") == 0
+    still = compare.unfinished(
+        results, ["digits-cnn", "quadratic"], ["Adam", "WGDAdam"], range(10)
+    )
+    assert still.splitlines()[2:] == [
+        "- CNN on digits: WGDAdam",
+        "- noisy quadratic: Adam",
+    ]
     ratio, p = results.spread("digits-cnn", "AdamNorm", "Adam")
     assert ratio == pytest.approx(adamnorm.std() / adam.std())
     assert 0.05 < p <= 1

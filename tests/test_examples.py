@@ -95,8 +95,9 @@ def test_short_run_leaves_everything(data_dir, tmp_path):
         "AngularGrad",
     ]
     flags += ["--tensorboard", "--data-dir", data_dir, "--output", tmp_path]
-    shown = train(*flags).stdout
-    assert "AngularFriction" in shown
+    shown = train(*flags, "--monitor", 10).stdout
+    assert "AngularFriction: alive" in shown
+    assert "AngularFriction.angle" in (tmp_path / "monitor.csv").read_text()
     assert "Epoch 2/2" in shown and "━━" in shown
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["arguments"]["seed"] == 1
@@ -114,7 +115,7 @@ def test_short_run_leaves_everything(data_dir, tmp_path):
     for part in ("train", "validation"):
         (events,) = (tmp_path / "tensorboard" / part).glob("events*")
         assert b"epoch_accuracy" in events.read_bytes()
-    for picture in ("curves", "confusion", "worst"):
+    for picture in ("curves", "confusion", "worst", "monitor"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 11
     assert not (tmp_path / "resume").exists()
@@ -401,6 +402,7 @@ def inner_optimizers(optimizer):
         (["--schedule", "step"], "unknown schedule 'step'"),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--batch-size", "-3"], "--batch-size must be at least 1"),
+        (["--monitor", "0"], "--monitor must be at least 1"),
         (["--learning-rate", "nan"], "--learning-rate must be at least 0"),
         (["--learning-rate", "fast"], "invalid float value: 'fast'"),
         (["--recipe", "wgd"], "invalid choice: 'wgd'"),

@@ -112,6 +112,29 @@ def trajectory(name, streams, zero=True, mode=MODE):
     return run(ALL[name](), variables, [s.astype("float32") for s in streams], mode)
 
 
+@pytest.mark.parametrize("axes", [(3,), (0, 1, 2)])
+def test_whitened_gradients_are_not_longer(axes):
+    """WGD's eq. 17; shorter by exactly what all kernels (or entries) share."""
+    gradient = np.random.default_rng(0).normal(size=(3, 3, 4, 8)) + 0.3
+    whitened = ops.convert_to_numpy(
+        equations.whiten(ops.convert_to_tensor(gradient, "float32"), axes)
+    )
+    mean = np.broadcast_to(gradient.mean(axes, keepdims=True), gradient.shape)
+    left, removed = (np.sum(x.astype("float64") ** 2) for x in (whitened, mean))
+    assert left + removed == pytest.approx(np.sum(gradient**2), rel=1e-5)
+    assert removed > 1
+
+
+@pytest.mark.parametrize("activation", ["arctan", "tanh", "log"])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 20), (0.2, 10), (0.1, 5), (1, 1)])
+def test_tiny_gradients_are_multiplied_by_alpha_beta(activation, alpha, beta):
+    """GAF's Theorem 5: they grow if and only if alpha beta > 1; large ones shrink."""
+    activate = kt.Activate(activation, alpha, beta)
+    tiny, large = ops.convert_to_numpy(activate(ops.array([1e-6, 10.0])))
+    assert tiny / 1e-6 == pytest.approx(alpha * beta, rel=1e-4)
+    assert large < 10
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_opposite_gradients_go_the_opposite_way(name):
     there = trajectory(name, gradients())

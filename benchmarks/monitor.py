@@ -1,0 +1,89 @@
+"""
+Title: What GradientMonitor costs
+Description: A training step with and without it, sampling every tenth step.
+
+    python benchmarks/monitor.py --csv docs/performance/monitor.csv
+
+`fit` of ResNet-20 on CIFAR shapes, with and without the monitor in turns; the mean of
+the steps after the first ten, so five sampled steps of fifty are in it. Beside it, in
+the first steps, is the time that the new compilation of the training step takes.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import keras
+import numpy as np
+from common import environment, milliseconds, write_csv
+from models import create_model
+from scipy.stats import bootstrap
+
+import keras_gradopt
+
+WARM = 10
+
+
+class Clock(keras.callbacks.Callback):
+    """Seconds from the end of one step to that of the next."""
+
+    def on_train_begin(self, logs=None):
+        self.ends = [time.perf_counter()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(time.perf_counter())
+
+
+def main():
+    make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    make.add_argument("--model", default="resnet20")
+    make.add_argument("--optimizer", default="AngularGrad")
+    make.add_argument("--batch-size", type=int, default=128)
+    make.add_argument("--steps", type=int, default=50)
+    make.add_argument("--rounds", type=int, default=5)
+    make.add_argument("--every", type=int, default=10)
+    make.add_argument("--csv", type=Path)
+    args = make.parse_args()
+    count = (WARM + args.steps) * args.batch_size
+    random = np.random.default_rng(0)
+    images = random.random((count, 32, 32, 3), "float32") * 255
+    labels = random.integers(0, 10, count)
+    model = create_model(args.model, (32, 32, 3), 10)
+    model.compile(
+        getattr(keras_gradopt, args.optimizer)(), "sparse_categorical_crossentropy"
+    )
+    rows = []
+    for number in range(args.rounds):
+        for monitored in (False, True):
+            clock = Clock()
+            monitor = keras_gradopt.callbacks.GradientMonitor(args.every)
+            callbacks = [monitor, clock] if monitored else [clock]
+            model.fit(images, labels, args.batch_size, verbose=0, callbacks=callbacks)
+            steps = np.diff(clock.ends)
+            row = {"monitored": int(monitored), "round": number}
+            row["first_steps_s"] = round(float(steps[:WARM].sum()), 3)
+            rows.append(row | {"step_ms": round(1e3 * float(steps[WARM:].mean()), 3)})
+            print(rows[-1], flush=True)
+    write_csv(args.csv, rows)
+    without, with_it = (
+        np.array([row["step_ms"] for row in rows if row["monitored"] == m])
+        for m in (0, 1)
+    )
+    ratios = with_it / without
+    low, high = bootstrap((ratios,), np.median, rng=0).confidence_interval
+    print(f"{args.model}, {args.optimizer}; {environment('tensorflow')}\n")
+    print(f"| | ms of a step (range of {args.rounds}) | ratio |")
+    print("|---|---|---|")
+    print(f"| without | {milliseconds(without / 1e3)} | 1 |")
+    ratio = f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f})"
+    print(f"| every {args.every} steps | {milliseconds(with_it / 1e3)} | {ratio} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
