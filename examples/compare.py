@@ -732,6 +732,10 @@ def plot_differences(results: Results, path: Path) -> None:
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=WORKLOADS[workload].title, xlabel="test loss, % of the other's")
         axis.set_xscale("symlog", linthresh=10)
+        widest = max(20.0, *map(abs, axis.get_xlim()))
+        ticks = [t for t in (-1000, -100, -10, 0, 10, 100, 1000) if abs(t) <= widest]
+        axis.set_xticks(ticks, [f"{tick:+}" if tick else "0" for tick in ticks])
+        axis.set_xlim(-widest, widest)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=90)
 
