@@ -45,12 +45,19 @@ def seeded():
 
 # On JAX each of these compiles for a second or more; they are slow tests there.
 SLOW_ON_JAX = {
+    "test_accumulation_measures_the_accumulated_gradient",
     "test_differs_on_every_tensor_it_acts_on",
+    "test_examples_run",
     "test_extreme_gradients_give_nan_only_where_adam_has_it",
+    "test_growth_decides_the_product",
+    "test_history_csv_tensorboard_and_plot",
+    "test_huge_and_zero_gradients",
     "test_opposite_gradients_go_the_opposite_way",
     "test_order_of_entries_does_not_matter",
     "test_reduces_to_base",
     "test_reloads_in_a_new_process_and_goes_on_bit_identically",
+    "test_training_is_the_same_with_and_without",
+    "test_what_transforms_did",
     "test_whitening_knows_the_layout_of_every_layer",
 }
 

@@ -24,6 +24,10 @@ from keras_gradopt.callbacks import GradientMonitor
 from keras_gradopt.measuring import Probe
 
 
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Not compiled by XLA, but where a test is about that."""
@@ -64,7 +68,9 @@ def trained(optimizer, callbacks=(), epochs=1, model=None, **keywords):
     return model, history
 
 
-@pytest.mark.parametrize("name", ["AngularGrad", "RAdamNorm", "GAFSGD", "WGDSGD"])
+@pytest.mark.parametrize(
+    "name", ["AngularGrad", *slow("RAdamNorm", "GAFSGD", "WGDSGD")]
+)
 @pytest.mark.parametrize(
     ("every", "compiled"), [(1, "0"), pytest.param(4, "1", marks=pytest.mark.slow)]
 )
@@ -158,10 +164,6 @@ def test_what_transforms_did():
         assert 0.5 <= row["AngularFriction.coefficient"] <= 1
         assert row["AngularFriction.gain"] == pytest.approx(1, abs=1e-6)
         assert 0.5 <= row["effect_scale"] <= 1
-
-
-def slow(*values):
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 @pytest.mark.parametrize(

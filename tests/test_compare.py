@@ -95,7 +95,15 @@ def small(monkeypatch):
     return changed
 
 
-@pytest.mark.parametrize("name", compare.ENTRIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("Adam", "Nadam", "AngularGrad", "WGDSGD")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in compare.ENTRIES
+    ],
+)
 def test_runs_do_not_know_of_each_other(small, name):
     """The same seed gives the same, whatever ran before in the same process."""
     trainer = compare.Trainer(small, compare.ENTRIES[name].make(1e-3))

@@ -34,6 +34,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__.split(".")[-1])
 def test_a_script_draws_its_figure(script, tmp_path, capsys):
     path = tmp_path / "new" / "figure.png"
