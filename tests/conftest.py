@@ -51,6 +51,7 @@ SLOW_ON_JAX = {
     "test_extreme_gradients_give_nan_only_where_adam_has_it",
     "test_growth_decides_the_product",
     "test_history_csv_tensorboard_and_plot",
+    "test_inert_copies_are_dead",
     "test_huge_and_zero_gradients",
     "test_opposite_gradients_go_the_opposite_way",
     "test_order_of_entries_does_not_matter",

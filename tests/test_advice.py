@@ -37,7 +37,10 @@ X = np.zeros((16, 1), "float32")
 QUICK = {"batch_size": 8, "directions": 1}
 
 
-@pytest.mark.parametrize(("power", "product"), [(4.0, 2), (2.0, 2), (1.0, 0.5)])
+@pytest.mark.parametrize(
+    ("power", "product"),
+    [(1.0, 0.5), *(pytest.param(p, 2, marks=pytest.mark.slow) for p in (2.0, 4.0))],
+)
 def test_growth_decides_the_product(power, product):
     """Flatter than a parabola: enlarge small gradients; sharper: reduce them."""
     advice = recommend_activation(model_of(power), X, X, steps=2, **QUICK)

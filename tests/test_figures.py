@@ -12,7 +12,6 @@ from keras import ops
 import keras_gradopt
 
 pytest.importorskip("matplotlib")
-
 from figures import (
     alive,
     coefficients,
@@ -24,6 +23,7 @@ from figures import (
     toy_functions,
 )
 
+pytestmark = pytest.mark.slow
 SCRIPTS = [
     coefficients,
     equivalent_surfaces,
@@ -34,7 +34,6 @@ SCRIPTS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__.split(".")[-1])
 def test_a_script_draws_its_figure(script, tmp_path, capsys):
     path = tmp_path / "new" / "figure.png"
@@ -487,7 +486,6 @@ def test_smoothing_keeps_a_line_in_place():
 # --- alive
 
 
-@pytest.mark.slow
 def test_three_are_alive_and_their_copies_dead(tmp_path, capsys):
     """And each inert update is the base's, up to a constant."""
     monitors = alive.main(["--small", "--output", str(tmp_path / "alive.png")])
