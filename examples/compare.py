@@ -443,16 +443,16 @@ class Results:
         }
         return [name for name in ENTRIES if name in there]
 
+    def runs(self, workload, optimizer, stage="report") -> list[dict[str, str]]:
+        """The rows of an optimizer, in the order of seeds."""
+        wanted = (workload, optimizer, stage)
+        keys = ("workload", "optimizer", "stage")
+        found = [r for r in self.rows if tuple(r[key] for key in keys) == wanted]
+        return sorted(found, key=lambda r: int(r["seed"]))
+
     def column(self, workload, optimizer, name, stage="report") -> np.ndarray:
         """One value for each run, in the order of seeds."""
-        rows = [
-            r
-            for r in self.rows
-            if (r["workload"], r["optimizer"], r["stage"])
-            == (workload, optimizer, stage)
-        ]
-        rows.sort(key=lambda r: int(r["seed"]))
-        return np.array([float(r[name]) for r in rows])
+        return np.array([float(r[name]) for r in self.runs(workload, optimizer, stage)])
 
     def rate(self, workload, optimizer) -> float:
         """The learning rate that was reported on."""
@@ -461,12 +461,9 @@ class Results:
     def sensitivity(self, workload, optimizer) -> tuple[list[float], list[float]]:
         """Learning rates, and the mean validation loss at each."""
         found: dict[float, list[float]] = {}
-        for r in self.rows:
-            if (r["workload"], r["optimizer"], r["stage"]) == (
-                workload, optimizer, "tuning",
-            ):  # fmt: skip
-                rate = float(r["learning_rate"])
-                found.setdefault(rate, []).append(float(r["validation_loss"]))
+        for r in self.runs(workload, optimizer, "tuning"):
+            rate = float(r["learning_rate"])
+            found.setdefault(rate, []).append(float(r["validation_loss"]))
         rates = sorted(found)
         return rates, [float(np.mean(found[rate])) for rate in rates]
 
@@ -478,24 +475,18 @@ class Results:
     def epochs_to_target(self, workload, optimizer) -> np.ndarray:
         """Epochs until the target, for each run; infinite if it was missed."""
         target, found = self.target(workload), []
-        for r in self.rows:
-            if (r["workload"], r["optimizer"], r["stage"]) == (
-                workload, optimizer, "report",
-            ):  # fmt: skip
-                losses = np.array(r["validation_losses"].split(), float)
-                reached = np.flatnonzero(losses <= target)
-                found.append(reached[0] + 1 if len(reached) else math.inf)
+        for r in self.runs(workload, optimizer):
+            losses = np.array(r["validation_losses"].split(), float)
+            reached = np.flatnonzero(losses <= target)
+            found.append(reached[0] + 1 if len(reached) else math.inf)
         return np.array(found)
 
     def rising(self, workload, optimizer) -> float:
         """The share of epochs, of all runs, that raise the validation loss."""
         rises = []
-        for r in self.rows:
-            if (r["workload"], r["optimizer"], r["stage"]) == (
-                workload, optimizer, "report",
-            ):  # fmt: skip
-                losses = np.array(r["validation_losses"].split(), float)
-                rises.append(np.mean(np.diff(losses) > 0))
+        for r in self.runs(workload, optimizer):
+            losses = np.array(r["validation_losses"].split(), float)
+            rises.append(np.mean(np.diff(losses) > 0))
         return float(np.mean(rises))
 
     def spread(self, workload, optimizer, other) -> tuple[float, float]:

@@ -28,6 +28,8 @@ import numpy as np
 from figures import common
 from matplotlib.figure import Figure
 
+from keras_gradopt import advice
+
 """
 ## Training
 """
@@ -61,17 +63,7 @@ def loss_of(network, images, labels):
 
 def filter_normalized(weights, random):
     """A random direction, scaled filter by filter to the norms of these weights."""
-
-    def scaled(weight):
-        if weight.ndim < 2:
-            return np.zeros_like(weight)
-        direction = random.standard_normal(weight.shape)
-        axes = tuple(range(weight.ndim - 1))
-        norm = np.sqrt(np.sum(weight**2, axis=axes, keepdims=True))
-        own = np.sqrt(np.sum(direction**2, axis=axes, keepdims=True))
-        return (direction * (norm / own)).astype(weight.dtype)
-
-    return [scaled(weight) for weight in weights]
+    return [advice.filter_normalized(random, w).astype(w.dtype) for w in weights]
 
 
 def moved(weights, *steps):
