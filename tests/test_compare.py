@@ -64,7 +64,7 @@ def test_holm_and_verdict():
     across = {"mean": -1.0, "low": -2.0, "high": 0.5}
     assert compare.verdict(across, 0.01) == "no detectable difference"
     nan = {"mean": math.nan, "low": math.nan, "high": math.nan}
-    assert compare.verdict(nan, 0.01) == "no detectable difference"
+    assert compare.verdict(nan, 1.0) == "diverged"
 
 
 def test_families_are_small_enough_to_detect_anything():
@@ -135,7 +135,7 @@ def test_a_job_is_resumed(small, tmp_path, monkeypatch):
     assert (
         compare.run_job(tmp_path, "quadratic", "AngularGrad", (1, 2), (11, 12)) == rate
     )
-    assert runs == [(rate, 11), (rate, 12)]
+    assert runs == [(rate, 11, 0), (rate, 12, 0)]
     again = list(csv.DictReader(path.read_text().splitlines()))
     for a, b in zip(rows, again, strict=True):
         assert {**a, "ms_per_step": 0} == {**b, "ms_per_step": 0}
@@ -163,6 +163,28 @@ def test_a_diverged_run_is_infinite(small):
     row = compare.Trainer(small, compare.momentum(1e-3)).run(1e6, 1)
     assert row["diverged"] == 1
     assert row["validation_loss"] == row["test_loss"] == math.inf
+
+
+def test_adam_again_has_other_initial_weights_only(small, monkeypatch):
+    """The control is paired as all others are: same data, same order."""
+    trainer = compare.Trainer(small, compare.ENTRIES["Adam again"].make(1e-3))
+    seeds, reset = [], trainer.reset
+    monkeypatch.setattr(trainer, "reset", lambda s: seeds.append(s) or reset(s))
+    one, two = trainer.run(0.01, 11), trainer.run(0.01, 11, 1000)
+    assert seeds == [11, 1011]
+    assert one["seed"] == two["seed"] == 11
+    assert one["test_loss"] != two["test_loss"]
+
+
+def test_spread_of_pairs():
+    """A test for pairs sees a spread that one for independent samples would not."""
+    random = np.random.default_rng(0)
+    adam = random.normal(size=10)
+    narrow = 0.8 * adam + random.normal(size=10) / 100
+    rows = rows_of("Adam", adam) + rows_of("AngularGrad", narrow)
+    ratio, p = compare.Results(rows).spread("digits-cnn", "AngularGrad", "Adam")
+    assert ratio == pytest.approx(0.8, abs=0.01)
+    assert p < 0.001
 
 
 def rows_of(optimizer, losses, rate=0.01, stage="report"):
@@ -202,7 +224,7 @@ def test_tables_and_pictures(tmp_path):
     )
     page = compare.report(results)
     assert "## CNN on digits" in page and "from the 57 runs" in page
-    assert results.rising("digits-cnn", "Adam") == 0
+    assert (results.rising("digits-cnn", "Adam") == 0).all()
     still = compare.unfinished(
         results, ["digits-cnn", "quadratic"], ["Adam", "WGDAdam"], range(10)
     )
@@ -213,9 +235,21 @@ def test_tables_and_pictures(tmp_path):
     ratio, p = results.spread("digits-cnn", "AdamNorm", "Adam")
     assert ratio == pytest.approx(adamnorm.std() / adam.std())
     assert 0.05 < p <= 1
+    assert "| AngularGrad |" in compare.spreads(results)
     compare.plot_sensitivity(results, tmp_path / "s.png")
     compare.plot_differences(results, tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 10_000
+
+
+def test_smoothness():
+    """SGD rises in every second epoch, WGDSGD in one run of ten only."""
+    rows = rows_of("SGD", range(10)) + rows_of("WGDSGD", range(10))
+    for row in rows[:11]:
+        row["validation_losses"] = "3 4 2"
+    for row in rows[11:]:
+        row["validation_losses"] = "3 2 1"
+    text = compare.smoothness(compare.Results(rows))
+    assert "| WGDSGD | SGD | 5.0% | 50.0% | -50.0% to -35.0% | 0.004 |" in text
 
 
 def test_parse():
