@@ -111,7 +111,8 @@ def recommend_activation(
     if not getattr(model, "compiled", False):
         raise ValueError("`model` must be compiled, without activated gradients.")
     optimizer = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(model.optimizer)
+        keras.saving.serialize_keras_object(model.optimizer),
+        safe_mode=False,  # a schedule may be a lambda; it is the caller's own
     )
     if not model.built:
         model.build((None, *np.shape(x)[1:]))

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from keras_gradopt import arguments
 from keras_gradopt.measuring import Probe, scope_of, updating_optimizers
-from keras_gradopt.summaries import Seen, combined
+from keras_gradopt.summaries import Seen, aligned, combined, recorded_names
 
 __all__ = ["GradientMonitor"]
 
@@ -23,7 +24,9 @@ class GradientMonitor(keras.callbacks.Callback):
     this package, `Transformed`, Keras' own, also inside `LossScaleOptimizer` and
     `MultiOptimizer`. It measures within the compiled training step, on the gradients
     of that step (after clipping, accumulation and the all-reduce); there is no second
-    backward pass, and next to nothing happens in steps that are not sampled.
+    backward pass. In a graph, steps that are not sampled only keep what the update
+    overwrites, which is little beside a training step, but not for SGD on the sparse
+    gradient of a large embedding; without a graph they are left alone.
 
     Each entry of `records` is a dictionary of one sampled step and one group of
     variables, with
@@ -48,9 +51,16 @@ class GradientMonitor(keras.callbacks.Callback):
 
     AdaNorm's correction and the activation of GAFSGD's velocity count as transforms.
 
+    A variable without a gradient is in no group. The parts of a `MultiOptimizer` are
+    recorded together; what is said of a transform is of the variables that have it.
+
     At the end of each epoch, means over its samples and all variables are in `logs`,
     and so in what `fit` returns: `gradient_l2`, `update_l2`, `cosine`,
-    `effective_learning_rate`, and each transform's `gain` and `coefficient`.
+    `effective_learning_rate`, and each transform's `gain` and `coefficient`; NaN if no
+    step of the epoch was sampled.
+
+    A monitor can be used again: `fit` goes on with its records, or begins anew if it
+    is of another optimizer or from an earlier step.
 
     Args:
         every: sample each step whose number is 1 plus a multiple of this. Of a model
@@ -103,7 +113,8 @@ class GradientMonitor(keras.callbacks.Callback):
         self.log_dir = None if log_dir is None else str(log_dir)
         self.records: list[dict[str, Any]] = []
         self._probes: list[Probe] = []
-        self._seen: list[Seen] = []
+        self._labels: list[str] = []  # of the transforms of all probes
+        self._seen = Seen([])
         self._writer: Any = None
 
     # of Keras
@@ -119,6 +130,11 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def _attach(self) -> None:
         model = self.model
+        if model.optimizer is None:
+            raise ValueError(
+                "GradientMonitor measures `model.optimizer`, which is None: compile "
+                "the model with an optimizer."
+            )
         if not model.optimizer.built:
             with scope_of(model):
                 model.optimizer.build(model.trainable_variables)
@@ -126,8 +142,13 @@ class GradientMonitor(keras.callbacks.Callback):
             Probe(optimizer, self.every, model)
             for optimizer in updating_optimizers(model.optimizer)
         ]
-        if not self._seen:
-            self._seen = [Seen(probe.labels) for probe in self._probes]
+        labels = [label for probe in self._probes for label in probe.labels]
+        labels = list(dict.fromkeys(labels))
+        self._updates = sum(probe.updates for probe in self._probes)
+        last = max((row["step"] for row in self.records), default=0)
+        goes_on = self.records and self._probes[0].updates >= last
+        if not (goes_on and labels == self._labels):
+            self.records, self._labels, self._seen = [], labels, Seen(labels)
         model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -143,26 +164,29 @@ class GradientMonitor(keras.callbacks.Callback):
         if not self._probes:  # the first step built the model
             self._attach()
             return
-        for probe in self._probes:
-            if probe.has_passed(micro_steps):
-                self._take(probe)
+        if any([probe.has_passed(micro_steps) for probe in self._probes]):
+            self._take()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the means of the epoch to `logs`."""
-        for probe in self._probes:
-            self._take(probe)
+        self._take()
         names = ["gradient_l2", "update_l2", "cosine", "effective_learning_rate"]
-        for probe in self._probes:
-            names += [f"{t}.{x}" for t in probe.labels for x in ("gain", "coefficient")]
-        for name in dict.fromkeys(names):
+        names += [f"{t}.{x}" for t in self._labels for x in ("gain", "coefficient")]
+        for name in names:
             values = [row[name] for row in self._of_epoch if name in row]
-            if values and logs is not None:
-                logs[name] = float(np.mean(values))
+            if logs is not None:
+                logs[name] = float(np.mean(values)) if values else math.nan
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leaves the optimizer and the training step as they were."""
+        self._take()
+        updates = sum(probe.updates for probe in self._probes)
+        if self._probes and not self.records and updates == self._updates:
+            warnings.warn(
+                "GradientMonitor saw no update: `fit` made none by `model.optimizer`.",
+                stacklevel=2,
+            )
         for probe in self._probes:
-            self._take(probe)
             probe.detach()
         self._probes = []
         if self._writer is not None:
@@ -178,9 +202,11 @@ class GradientMonitor(keras.callbacks.Callback):
         False: in no sample and for no variable did they change a direction, or vary
         in their factor: then the optimizer is its base optimizer, up to a constant
         factor of the learning rate. None: no samples yet, or no transforms.
+
+        Where the update belongs to Keras, or half precision hides how it changes, only
+        the transforms are judged, and `summary` says so.
         """
-        verdicts = [seen.alive for seen in self._seen if seen.alive is not None]
-        return any(verdicts) if verdicts else None
+        return self._seen.alive
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints what each transform did over all samples, and the verdict.
@@ -188,12 +214,14 @@ class GradientMonitor(keras.callbacks.Callback):
         Args:
             print_fn: called with each line. Defaults to `print`.
         """
-        for seen in self._seen:
-            for line in seen.lines():
-                print_fn(line)
+        for line in self._seen.lines():
+            print_fn(line)
+        compared = self._seen.update_known
         verdict = {
             None: "no transform was measured",
-            True: "alive: the transforms change the update",
+            True: "alive: the transforms change the update"
+            if compared
+            else "alive: the transforms act (whether the update uses it was not seen)",
             False: "DEAD: the optimizer is its base, up to a constant learning rate",
         }
         print_fn(verdict[self.alive])
@@ -218,8 +246,10 @@ class GradientMonitor(keras.callbacks.Callback):
         if group not in groups:
             raise arguments.refuse("group", group, f"one of {groups}")
         rows = [row for row in self.records if row["group"] == group]
-        if name not in rows[0]:
-            raise arguments.refuse("name", name, f"one of {list(rows[0])}")
+        names = list(dict.fromkeys(key for row in rows for key in row))
+        if name not in names:
+            raise arguments.refuse("name", name, f"one of {names}")
+        rows = [row for row in rows if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
     def plot(self, path: str | Path | None = None) -> Any:
@@ -244,11 +274,11 @@ class GradientMonitor(keras.callbacks.Callback):
             "effective_learning_rate": "effective learning rate",
             "cosine": "cosine of update and -gradient",
         }
-        for name in self.records[0]:
+        for name in recorded_names(self._labels):
             transform, _, quantity = name.partition(".")
             if quantity in ("gain", "angle", "coefficient"):
-                _, values = np.array([(0, row.get(name, 1)) for row in self.records]).T
-                if np.ptp(values) > 0:
+                values = {row.get(name, 1) for row in self.records}
+                if sum(map(math.isfinite, values)) > 1:  # not a constant
                     unit = ", radians" if quantity == "angle" else ""
                     shown[name] = f"{transform}: {quantity}{unit}"
         groups = dict.fromkeys(row["group"] for row in self.records)
@@ -277,18 +307,32 @@ class GradientMonitor(keras.callbacks.Callback):
 
     # samples
 
-    def _take(self, probe: "Probe") -> None:
-        for step, values in probe.new_samples():
-            self._seen[self._probes.index(probe)].add(values, probe.rounding)
+    def _take(self) -> None:
+        """Takes up new samples, those of all probes in one step together."""
+        samples: dict[int, list] = {}
+        for probe in self._probes:
+            for step, values in probe.new_samples():
+                samples.setdefault(step, []).append((probe, values))
+        for step, parts in sorted(samples.items()):
+            values = np.concatenate(
+                [aligned(probe.labels, v, self._labels) for probe, v in parts]
+            )
+            sizes = np.concatenate([probe.sizes for probe, _ in parts])
+            rounding = np.concatenate([probe.rounding for probe, _ in parts])
+            paths = [path for probe, _ in parts for path in probe.paths]
+            self._seen.add(values, rounding)
             groups: dict[str, list[int]] = {}
-            for index, path in enumerate(probe.paths):
-                groups.setdefault(self._group(path), []).append(index)
+            measured = np.flatnonzero(values[:, 0])  # they have a gradient
+            for index in measured:
+                groups.setdefault(self._group(paths[index]), []).append(index)
             rows = [
                 {"step": step, "group": group}
-                | combined(probe.labels, values[indices], probe.sizes[indices])
+                | combined(self._labels, values[indices], sizes[indices])
                 for group, indices in groups.items()
             ]
-            self._of_epoch.append(combined(probe.labels, values, probe.sizes))
+            self._of_epoch.append(
+                combined(self._labels, values[measured], sizes[measured])
+            )
             self._write(rows)
             self.records += rows
 
@@ -301,10 +345,7 @@ class GradientMonitor(keras.callbacks.Callback):
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.csv_path:
             before = [] if self.records else self._written_before(rows[0]["step"])
-            fields = ["step", "group"]
-            for probe in self._probes:  # those of a MultiOptimizer differ
-                names = combined(probe.labels, probe.nothing, probe.sizes)
-                fields += [name for name in names if name not in fields]
+            fields = ["step", "group", *recorded_names(self._labels)]
             with open(self.csv_path, "a" if self.records else "w", newline="") as file:
                 writer = csv.DictWriter(file, fields, lineterminator="\n")
                 if not self.records:

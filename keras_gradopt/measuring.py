@@ -56,9 +56,16 @@ class Probe:
         self._last = 0
         # micro-steps, of which accumulation makes one
         self._per_step = self._optimizer.gradient_accumulation_steps or 1
-        (iterations,) = read([self._optimizer.iterations])
-        self._micro_steps = self._per_step * int(ops.convert_to_numpy(iterations))
+        self._counter = next(
+            v for v in self._optimizer.variables if v.name == "iteration"
+        )
+        self._micro_steps = int(ops.convert_to_numpy(*read([self._counter])))
         self._attach(model)
+
+    @property
+    def updates(self) -> int:
+        """How many the optimizer has made."""
+        return int(ops.convert_to_numpy(*read([self._counter]))) // self._per_step
 
     def _index(self, variable):
         return self._optimizer._get_variable_index(variable)
@@ -67,7 +74,6 @@ class Probe:
         optimizer = self._optimizer
         shape = (len(OF_UPDATE) + len(self.labels) * len(OF_TRANSFORM),)
         self._variables = []
-        self.nothing = np.zeros((len(self.paths), *shape))
         if keras.backend.backend() != "jax":  # which must keep no other state
             with scope_of(model):
                 self._variables = [
@@ -93,14 +99,20 @@ class Probe:
                 return apply(*args, **keywords)
 
         def monitored_update_step(gradient, variable, learning_rate):
+            due = self._due()
+            if _runs_eagerly() and not due:
+                update_step(gradient, variable, learning_rate)
+                return
             update = self._prepare(gradient, variable, learning_rate)
-            tensors = dense(gradient, variable), *read([variable]), update.arguments
+            tensors = *read([variable]), update.arguments
             if keras.backend.backend() == "torch":  # where updates are in place
-                tensors = keras.tree.map_structure(ops.copy, tensors)
+                gradient, *tensors = keras.tree.map_structure(
+                    ops.copy, (gradient, *tensors)
+                )
             update_step(gradient, variable, learning_rate)
             (after,) = read([variable])
             position = self._positions[self._index(variable)]
-            self._sample(position, update, after, *tensors)
+            self._sample(due, position, update, gradient, *tensors, after)
 
         monitored_update_step.probe = self
         optimizer.apply = monitored_apply
@@ -125,29 +137,38 @@ class Probe:
             return optimizer.prepare(gradient, variable, learning_rate, before)
         updates = [p.prepare(gradient, variable, learning_rate) for p in pipelines]
 
+        if not updates:
+            return Update((), lambda: None, (), [])
+
         def run(gradient, learning_rate, slots):
             for update, values in zip(updates, slots):
                 gradient, learning_rate, _ = update.function(
                     gradient, learning_rate, values
                 )
 
-        arguments = (
-            dense(gradient, variable),
-            ops.cast(learning_rate, wide_dtype(variable.dtype)),
-            [update.arguments[-1] for update in updates],
-        )
-        return Update(tuple(update.key for update in updates), run, arguments, [])
+        first = updates[0].arguments
+        slots = [update.arguments[-1] for update in updates]
+        key = tuple(update.key for update in updates)
+        return Update(key, run, (*first[:-1], slots), [])
 
-    def _sample(self, position, update, after, gradient, before, arguments) -> None:
-        iterations = self._optimizer.iterations
-        due = ops.equal(ops.mod(iterations, self._every), 0)
-        step = ops.cast(iterations + 1, "float32")
+    def _due(self) -> Tensor:
+        """Whether this step is to be sampled."""
+        (micro_steps,) = read([self._counter])
+        step, of_step = micro_steps // self._per_step, micro_steps % self._per_step
+        # JAX comes here in all micro-steps, and drops what all but the last one did
+        last = ops.equal(of_step, self._per_step - 1)
+        return ops.logical_and(last, ops.equal(step % self._every, 0))
+
+    def _sample(
+        self, due, position, update, gradient, before, arguments, after
+    ) -> None:
+        step = ops.cast(self._optimizer.iterations + 1, "float32")
 
         def measure():
             return self._functions.call(
                 ("monitor", update.key, str(before.dtype)),
                 lambda *tensors: self._measure(update.function, *tensors),
-                step, gradient, before, after, arguments,
+                step, dense(gradient, before), before, after, arguments,
                 jit_compile=all(p.jit_compile for p in self._pipelines),
             )  # fmt: skip
 
@@ -243,6 +264,15 @@ def _known_variables(optimizer, variables):
             optimizer._get_variable_index(variable)
             known.append(variable)
     return known
+
+
+def _runs_eagerly() -> bool:
+    """Whether a condition can be asked for, instead of being built into a graph."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly()
+    return keras.backend.backend() == "torch"
 
 
 def _labels(names: Sequence[str]) -> list[str]:

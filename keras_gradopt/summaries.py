@@ -20,6 +20,7 @@ OF_UPDATE = (
 # two, mean and standard deviation of its coefficient
 OF_TRANSFORM = ("input_l2", "output_l2", "chord", "coefficient", "spread")
 _TOLERANCE = 1e-4  # of ratios and angles, beside the rounding of the parameters
+_KNOWN = 0.01  # relative rounding of a change, above which nothing is said of it
 
 
 def _angle(chord):
@@ -40,11 +41,35 @@ def _between(a, b, chords):
     return math.sqrt(np.sum((a - b) ** 2 + a * b * chords**2))
 
 
+def aligned(labels, values, all_labels) -> np.ndarray:
+    """The same values with columns for all labels, -1 where there were none."""
+    size = len(OF_TRANSFORM)
+    wide = np.full((len(values), len(OF_UPDATE) + size * len(all_labels)), -1.0)
+    wide[:, : len(OF_UPDATE)] = values[:, : len(OF_UPDATE)]
+    for i, label in enumerate(labels):
+        of_label = values[:, len(OF_UPDATE) + i * size :][:, :size]
+        wide[:, len(OF_UPDATE) + all_labels.index(label) * size :][:, :size] = of_label
+    return wide
+
+
 def _of_transforms(labels, values):
-    """For each transform its label, and its quantities for all variables."""
+    """For each transform its label, its variables, and their quantities.
+
+    Transforms that none of the variables has are left out.
+    """
     size = len(OF_TRANSFORM)
     columns = values.T[len(OF_UPDATE) :]
-    return [(label, columns[i * size :][:size]) for i, label in enumerate(labels)]
+    for i, label in enumerate(labels):
+        of_label = columns[i * size :][:size]
+        has = ~(of_label[0] < 0)  # no norm is; not a number counts as one
+        if has.any():
+            yield label, has, of_label[:, has]
+
+
+def recorded_names(labels: Sequence[str]) -> list[str]:
+    """The keys of `combined`."""
+    width = len(OF_UPDATE) + len(labels) * len(OF_TRANSFORM)
+    return list(combined(labels, np.ones((1, width)), np.ones(1)))
 
 
 def combined(labels, values, sizes) -> dict[str, float]:
@@ -61,11 +86,11 @@ def combined(labels, values, sizes) -> dict[str, float]:
         "cosine": _ratio(steepness, _root_sum(gradient) * _root_sum(update)),
         "effective_learning_rate": _ratio(_root_sum(update), _root_sum(gradient)),
     }
-    for label, columns in _of_transforms(labels, values):
+    for label, has, columns in _of_transforms(labels, values):
         received, left, chord, coefficient, spread = columns
         gain = _ratio(_root_sum(left), _root_sum(received))
-        mean = np.average(coefficient, weights=sizes)
-        square = np.average(spread**2 + (coefficient - mean) ** 2, weights=sizes)
+        mean = np.average(coefficient, weights=sizes[has])
+        square = np.average(spread**2 + (coefficient - mean) ** 2, weights=sizes[has])
         differ = (np.abs(left - received) > 1e-6 * received) | (chord > 1e-6)
         row |= {
             f"{label}.gain": gain,
@@ -88,21 +113,21 @@ class Seen:
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
-        self.samples = 0
+        self.update_known = False
+        self._samples = dict.fromkeys(labels, 0)
         self._ranges: dict[str, tuple[float, float]] = {}
         self._sums = {label: np.zeros(3) for label in labels}
         self._varies = dict.fromkeys([*labels, "update"], False)
-        self._plain_known = False
 
     def add(self, values: np.ndarray, rounding: np.ndarray) -> None:
         """Takes one sampled step, and the rounding of each variable's dtype."""
-        self.samples += 1
         named = dict(zip(OF_UPDATE, values.T))
-        for label, columns in _of_transforms(self.labels, values):
+        for label, _, columns in _of_transforms(self.labels, values):
             received, left, chord, coefficient, spread = columns
             there = received > 0
             if not there.any():
                 continue
+            self._samples[label] += 1
             gain = left[there] / received[there]
             self._widen(f"{label}.gain", gain)
             self._widen(f"{label}.coefficient", coefficient[there])
@@ -113,19 +138,21 @@ class Seen:
             self._varies[label] |= bool(np.any(relative > _TOLERANCE))
             for quantity in ("gain", "coefficient"):
                 low, high = self._ranges[f"{label}.{quantity}"]
-                self._varies[label] |= high - low > _TOLERANCE * abs(high)
+                self._varies[label] |= bool(high - low > _TOLERANCE * abs(high))
             self._sums[label] += [
                 np.mean(gain),
                 np.mean(coefficient[there]),
                 np.mean((np.abs(gain - 1) > 1e-6) | (chord[there] > 1e-6)),
             ]
         update, plain = named["update_l2"], named["plain_l2"]
-        there = (plain > 0) & (update > 0)
+        # parameters are rounded, so the change of one is known only so well; of half
+        # precision often nothing is known
+        noise = 4 * rounding * (named["parameter_l2"] + update)
+        noise /= np.maximum(plain, 1e-300)
+        there = (plain > 0) & (update > 0) & (noise < _KNOWN)
         if there.any():
-            self._plain_known = True
-            # parameters are rounded, so the change of one is known only so well
-            noise = 4 * (rounding * named["parameter_l2"])[there] / plain[there]
-            tolerance = _TOLERANCE + noise
+            self.update_known = True
+            tolerance = _TOLERANCE + noise[there]
             turned = named["plain_chord"][there] > tolerance
             scale = update[there] / plain[there]
             self._widen("update.scale", scale)
@@ -134,7 +161,7 @@ class Seen:
             self._widen("update.high", scale - tolerance * scale)
             # no constant factor is within the tolerance of every ratio
             apart = self._ranges["update.high"][1] > self._ranges["update.low"][0]
-            self._varies["update"] |= bool(np.any(turned)) or apart
+            self._varies["update"] |= bool(np.any(turned) or apart)
 
     def _widen(self, name, values):
         values = values[np.isfinite(values)]
@@ -146,17 +173,17 @@ class Seen:
     @property
     def alive(self) -> bool | None:
         """Whether some transform, and with it the update, does something."""
-        if not self.samples or not self.labels:
+        if not any(self._samples.values()):
             return None
         acts = any(self._varies[label] for label in self.labels)
-        return acts and (self._varies["update"] or not self._plain_known)
+        return acts and (self._varies["update"] or not self.update_known)
 
     def lines(self) -> Iterator[str]:
         """What each transform did, in words."""
         for label in self.labels:
             if f"{label}.gain" not in self._ranges:
                 continue
-            gain, coefficient, changed = self._sums[label] / self.samples
+            gain, coefficient, changed = self._sums[label] / self._samples[label]
             said = ["alive" if self._varies[label] else "DEAD"]
             if changed:
                 low, high = self._ranges[f"{label}.gain"]
@@ -173,7 +200,7 @@ class Seen:
                     f"variable spread by up to {spread:.3g})"
                 )
             yield f"{label}: {'; '.join(said)}"
-        if self.labels and self._plain_known:
+        if self.labels and self.update_known:
             low, high = self._ranges["update.scale"]
             _, angle = self._ranges["update.angle"]
             verb = "differs from" if self._varies["update"] else "IS"

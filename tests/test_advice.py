@@ -69,6 +69,13 @@ def test_the_model_stays_as_it_is():
     assert advice.maximal_gradients[-1] < advice.maximal_gradients[0]
 
 
+def test_a_learning_rate_may_be_a_function():
+    model = model_of(2.0)
+    model.compile(keras.optimizers.SGD(lambda: 1e-9), model.loss)
+    advice = recommend_activation(model, X, X, steps=2, **QUICK)
+    assert len(advice.maximal_gradients) == 2
+
+
 def test_filter_normalized():
     """Each filter as long as the weights' own; biases stay."""
     weight = np.random.default_rng(0).normal(size=(3, 3, 2, 5)) * np.arange(5)

@@ -1,6 +1,7 @@
 """GradientMonitor: what it records, that it disturbs nothing, and who is dead."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import keras_gradopt
 from keras_gradopt import transforms
 from keras_gradopt.callbacks import GradientMonitor
 from keras_gradopt.measuring import Probe
+from keras_gradopt.summaries import Seen
 
 
 def slow(*values):
@@ -210,7 +212,7 @@ def test_history_csv_tensorboard_and_plot(tmp_path):
     pytest.importorskip("matplotlib")
     path, logs = tmp_path / "records.csv", tmp_path / "logs"
     monitor = GradientMonitor(3, "layer", path, logs)
-    model, history = trained(keras_gradopt.AngularGrad(), [monitor], epochs=2)
+    _, history = trained(keras_gradopt.AngularGrad(), [monitor], epochs=2)
     assert len(history.history["gradient_l2"]) == 2
     assert 0.5 < history.history["AngularFriction.coefficient"][0] <= 0.881
     with open(path) as file:
@@ -221,7 +223,7 @@ def test_history_csv_tensorboard_and_plot(tmp_path):
             assert str(value) == row[name]
     # a run that goes on from step 4 keeps what was written of the steps before
     again = GradientMonitor(3, "layer", path)
-    again._probes = [Probe(model.optimizer, 3, model)]
+    again._labels = monitor._labels
     again._write([row for row in monitor.records if row["step"] == 7])
     with open(path) as file:
         assert [row["step"] for row in csv.DictReader(file)] == list("114477")
@@ -319,14 +321,48 @@ def test_accumulation_measures_the_accumulated_gradient():
     assert row["gradient_l2"] == pytest.approx(length, rel=1e-4)
 
 
-@pytest.mark.slow
-def test_parts_of_a_multi_optimizer(tmp_path):
+@pytest.mark.parametrize("before", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_accumulation_over_epochs(before):
+    """Windows that end in another epoch, or began in another `fit`, are whole."""
+
+    def compiled():
+        model = network()
+        model.compile(keras.optimizers.SGD(0.5, gradient_accumulation_steps=2), loss)
+        return model
+
+    x, labels = images(48)
+    weights, model = [], compiled()
+    for i in range(before + 9):
+        values = numpy_values(model.trainable_variables)
+        weights.append(np.concatenate([value.ravel() for value in values]))
+        batch = slice(16 * (i % 3), 16 * (i % 3 + 1))
+        model.train_on_batch(x[batch], labels[batch])
+    lengths = [
+        np.sqrt((((a - b) / 0.5) ** 2).sum()) for a, b in itertools.pairwise(weights)
+    ]
+    expected = [length for length in lengths if length > 0][before // 2 :]
+    monitor, model = GradientMonitor(1, "model"), compiled()
+    for epochs, callbacks in ((before // 3, []), (3, [monitor])):
+        model.fit(x, labels, 16, epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    steps, values = monitor.series("gradient_l2")
+    assert steps == list(range(before // 2 + 1, (before + 9) // 2 + 1))
+    assert values[: len(expected)] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture
+def multi_optimizer():
     if not hasattr(keras.optimizers, "MultiOptimizer"):
         pytest.skip("this Keras has no MultiOptimizer")
     optimizers = keras.optimizers.OptimizerMap(keras_gradopt.AngularGrad())
     optimizers[".*dense.*"] = keras.optimizers.SGD()
+    optimizers["no such variable"] = keras_gradopt.AdaL()
+    return keras.optimizers.MultiOptimizer(optimizers)
+
+
+@pytest.mark.slow
+def test_parts_of_a_multi_optimizer(tmp_path, multi_optimizer):
     monitor = GradientMonitor(1, "layer", tmp_path / "records.csv")
-    trained(keras.optimizers.MultiOptimizer(optimizers), [monitor])
+    trained(multi_optimizer, [monitor])
     assert len(monitor.records) == 12
     with_friction = {
         row["group"] for row in monitor.records if "AngularFriction.gain" in row
@@ -336,6 +372,186 @@ def test_parts_of_a_multi_optimizer(tmp_path):
         frictions = [row["AngularFriction.gain"] for row in csv.DictReader(file)]
     assert frictions.count("") == 6
     assert monitor.alive is True
+
+
+@pytest.mark.slow
+def test_a_multi_optimizer_as_a_whole(multi_optimizer):
+    """One row for each step, over the variables of all parts."""
+    monitors = [GradientMonitor(1, "model"), GradientMonitor(1, "variable")]
+    (whole, parts), histories = monitors, []
+    for monitor in monitors:
+        optimizer = type(multi_optimizer).from_config(multi_optimizer.get_config())
+        histories.append(trained(optimizer, [monitor])[1].history)
+    steps, norms = whole.series("gradient_l2")
+    assert steps == [1, 2, 3, 4, 5, 6]
+    for step, norm in zip(steps, norms):
+        rows = [row for row in parts.records if row["step"] == step]
+        assert len(rows) == 4
+        together = np.sqrt(sum(row["gradient_l2"] ** 2 for row in rows))
+        assert norm == pytest.approx(together, rel=1e-5)
+    assert histories[0]["gradient_l2"][0] == pytest.approx(np.mean(norms))
+    (kernel,) = {
+        row["group"]
+        for row in parts.records
+        if "AngularFriction.gain" in row and "kernel" in row["group"]
+    }
+    steps, values = parts.series("AngularFriction.coefficient", kernel)
+    assert len(values) == 6 and min(values) >= 0.5
+
+
+@pytest.mark.slow
+def test_half_precision_is_not_called_dead():
+    """The rounding of bfloat16 hides how an update differs from another."""
+    for make in (keras_gradopt.AngularGrad, keras_gradopt.AdamNorm):
+        monitor, lines = GradientMonitor(5), []
+        trained(make(), [monitor], 5, network("bfloat16"))
+        monitor.summary(lines.append)
+        assert monitor.alive is True
+        assert lines[-1].endswith("(whether the update uses it was not seen)")
+    monitor = GradientMonitor(5)
+    trained(InertAngularGrad(), [monitor], 5, network("bfloat16"))
+    assert monitor.alive is False  # by its transform
+
+
+@pytest.mark.slow
+def test_verdict_where_the_update_is_of_keras():
+    monitor, lines = GradientMonitor(1), []
+    trained(keras_gradopt.WGDSGD(), [monitor])
+    monitor.summary(lines.append)
+    assert monitor.alive is True
+    assert lines[-1].endswith("(whether the update uses it was not seen)")
+
+
+@pytest.mark.slow
+def test_another_optimizer_begins_anew(tmp_path):
+    """After `compile` with another one, records and verdict are of that alone."""
+    model, path = network(), tmp_path / "records.csv"
+    monitor = GradientMonitor(2, "model", path)
+    for optimizer, alive in (
+        (keras_gradopt.AdamCore(), None),
+        (keras_gradopt.AngularGrad(), True),
+        (keras_gradopt.AdamCore(), None),
+        (keras.optimizers.SGD(), None),
+    ):
+        trained(optimizer, [monitor], model=model)
+        assert monitor.alive is alive
+        assert [row["step"] for row in monitor.records] == [1, 3, 5]
+        with open(path) as file:
+            rows = list(csv.DictReader(file))
+        assert [row["step"] for row in rows] == ["1", "3", "5"]
+        assert list(rows[0]) == list(monitor.records[0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_variables_without_a_gradient(tmp_path):
+    """They are in no mean, and the picture is drawn."""
+    pytest.importorskip("matplotlib")
+    keras.utils.set_random_seed(1)
+    x = keras.Input((6, 6, 2))
+    used = keras.layers.Dense(3, name="used")(keras.layers.Flatten()(x))
+    idle = keras.layers.Dense(3, name="idle")(keras.layers.Flatten()(x))
+    model = keras.Model(x, [used, idle])
+    model.compile(keras_gradopt.AngularGrad(), [loss, None])
+    monitor = GradientMonitor(1, "model")
+    model.fit(images()[0], [images()[1]] * 2, 16, verbose=0, callbacks=[monitor])
+    for row in monitor.records:
+        assert 0.5 <= row["AngularFriction.coefficient"] <= 0.881
+    titles = [axis.get_title() for axis in monitor.plot().axes]
+    assert "AngularFriction: coefficient" in titles
+    assert "AngularFriction: gain" not in titles  # a constant
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keywords",
+    [{"jit_compile": True}, {"jit_compile": False, "steps_per_execution": 2},
+     {"run_eagerly": True}],
+)  # fmt: skip
+def test_an_embedding(keywords):
+    """Its sparse gradient is measured as it is, however the step is run."""
+    if BACKEND == "torch" and "run_eagerly" not in keywords:
+        pytest.skip("compiled, it needs a C++ compiler; several steps Keras refuses")
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(50, 3),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(3),
+        ]
+    )
+    random = np.random.default_rng(0)
+    x, labels = random.integers(0, 50, (32, 4)), random.integers(0, 3, 32)
+    before = numpy_values(model.trainable_variables)
+    monitor = GradientMonitor(2, "variable")
+    model.compile(keras.optimizers.SGD(0.5), loss, **keywords)
+    model.fit(x, labels, 16, shuffle=False, verbose=0, callbacks=[monitor])
+    first = model.evaluate(x[:16], labels[:16], verbose=0)  # still a whole model
+    assert np.isfinite(first)
+    rows = [row for row in monitor.records if row["step"] == 1]
+    assert [row["step"] for row in monitor.records] == [1] * 3
+    model.set_weights(before)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    model.train_on_batch(x[:16], labels[:16])
+    after = numpy_values(model.trainable_variables)
+    for row, a, b in zip(rows, before, after):
+        length = np.sqrt((((a - b) / 0.5) ** 2).sum())
+        assert row["gradient_l2"] == pytest.approx(length, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "jax", reason="it always builds a program")
+def test_steps_between_samples_are_left_alone(monkeypatch):
+    """Without a graph nothing is copied, and nothing prepared, for them."""
+    prepared, prepare = [], Probe._prepare
+    monkeypatch.setattr(
+        Probe, "_prepare", lambda *args: prepared.append(1) or prepare(*args)
+    )
+    trained(keras_gradopt.AngularGrad(), [GradientMonitor(4)], run_eagerly=True)
+    assert len(prepared) == 2 * 4  # steps 1 and 5, four variables
+
+
+def test_history_of_epochs_without_a_sample():
+    """NaN, so that all columns are as long as there are epochs."""
+    _, history = trained(keras_gradopt.AngularGrad(), [GradientMonitor(10)], epochs=3)
+    assert {len(column) for column in history.history.values()} == {3}
+    assert np.isnan(history.history["cosine"]).tolist() == [False, False, True]
+
+
+def test_means_are_over_steps_with_a_gradient():
+    seen = Seen(["Friction"])
+    with_gradient = np.array([[1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 0, 0.8, 0.1]])
+    without = np.array([[2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0.8, 0.1]])
+    for values in (with_gradient, without):
+        seen.add(values, np.array([1e-7]))
+    assert "coefficient 0.8 (0.8 to 0.8" in next(seen.lines())
+
+
+def test_no_optimizer_and_no_update():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.dense.build((None, 2))
+            self.built = True
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, *args):  # trains nothing
+            return ({"loss": 0.0}, args[0]) if BACKEND == "jax" else {"loss": 0.0}
+
+    x = np.zeros((4, 2), "float32")
+    model = Own()
+    model.compile(keras.optimizers.SGD(), "mse")
+    with pytest.warns(UserWarning, match="saw no update"):
+        model.fit(x, x[:, :1], 2, verbose=0, callbacks=[GradientMonitor()])
+    monitor = GradientMonitor()
+    model.compile(optimizer=None, loss="mse")
+    monitor.set_model(model)
+    with pytest.raises(ValueError, match=r"model.optimizer.*None"):
+        monitor.on_train_begin()
 
 
 class Slope(keras.layers.Layer):

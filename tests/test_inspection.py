@@ -71,6 +71,27 @@ def test_dtypes_and_wrappers():
     assert rows[-1].startswith("total: 0 B")
 
 
+def test_settings_of_wrappers_can_be_read():
+    """Nested optimizers, lists of transforms, excluded names: as they were written."""
+    inner = keras_gradopt.AdamCore(weight_decay=0.01)
+    inner.exclude_from_weight_decay(var_names=["bias"])
+    (line, _) = printed(keras.optimizers.LossScaleOptimizer(inner))
+    assert "inner_optimizer=AdamCore(learning_rate=0.001, weight_decay=0.01" in line
+    assert "bias" in line and "class_name" not in line
+    transformed = keras_gradopt.Transformed(
+        inner, [keras_gradopt.transforms.CorrectNorm()]
+    )
+    assert "bias" in repr(transformed)
+    (line, _) = printed(keras.optimizers.LossScaleOptimizer(transformed))
+    assert "transforms=[CorrectNorm(gamma=0.95)]" in line
+    if hasattr(keras.optimizers, "MultiOptimizer"):
+        optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+        optimizers[".*dense.*"] = keras_gradopt.AngularGrad()
+        (line, _) = printed(keras.optimizers.MultiOptimizer(optimizers))
+        assert "SGD(learning_rate=0.1" in line and "AngularGrad(" in line
+        assert "class_name" not in line
+
+
 def test_not_built_and_not_an_optimizer():
     assert printed(keras_gradopt.AngularGrad())[1:] == ["not built yet: no slots"]
     with pytest.raises(ValueError, match=r"optimizer.*'adam'"):

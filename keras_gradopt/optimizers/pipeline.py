@@ -266,10 +266,14 @@ def settings(config: Mapping[str, Any]) -> str:
         unused |= {"ema_momentum", "ema_overwrite_frequency"}
 
     def show(value):
-        if isinstance(value, dict):  # a learning rate, serialized
+        if isinstance(value, dict) and "class_name" in value:  # something serialized
             if value["class_name"] in ("function", "__lambda__"):
                 return "<callable>"
             return f"{value['class_name']}({settings(value['config'])})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{k!r}: {show(v)}' for k, v in value.items())}}}"
+        if isinstance(value, (list, tuple)):
+            return f"[{', '.join(map(show, value))}]"
         # a learning rate is kept in float32: show it as it was given
         return repr(float(f"{value:.7g}") if isinstance(value, float) else value)
 
