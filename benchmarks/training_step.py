@@ -5,8 +5,8 @@ Description: ResNet-18 on CIFAR shapes: what an optimizer adds to forward and ba
     python benchmarks/training_step.py --csv docs/performance/training_step.csv
 
 `train_on_batch` of the same network on the same batch with each optimizer, in turns,
-in one process; the table shows medians, ranges and the ratio to Keras' Adam of the same
-round: its median, with the 95 % bootstrap interval of that.
+in one process; the table shows medians, ranges and the ratio to the first of them
+(Keras' Adam) in the same round: its median, with the 95 % bootstrap interval of that.
 """
 
 import argparse
@@ -50,7 +50,8 @@ def main():
             jit_compile=args.jit,
         )
         calls[name] = lambda model=model: model.train_on_batch(images, labels)
-    calls["keras Adam again"] = calls[args.optimizers[0]]  # how far apart equals are
+    reference = args.optimizers[0]
+    calls[f"{reference} again"] = calls[reference]  # how far apart equals are
     seconds = interleaved(calls, args.rounds)
     write_csv(
         args.csv,
@@ -61,13 +62,13 @@ def main():
         ],
     )
     print(f"{args.model}, batch {args.batch_size}; {environment('tensorflow')}\n")
-    print(f"| optimizer | ms (range of {args.rounds}) | to keras Adam |")
+    print(f"| optimizer | ms (range of {args.rounds}) | to {reference} |")
     print("|---|---|---|")
     first = np.array(next(iter(seconds.values())))
     for name, taken in seconds.items():
         ratios = np.array(taken) / first  # of neighbours in time
         ratio = f"{statistics.median(ratios):.3f}"
-        if name != args.optimizers[0]:
+        if name != reference:
             low, high = bootstrap((ratios,), np.median, rng=0).confidence_interval
             ratio += f" ({low:.3f}-{high:.3f})"
         print(f"| {name} | {milliseconds(taken)} | {ratio} |")

@@ -29,17 +29,26 @@ def test_regret_of_a_hand_computed_optimizer():
 
 def test_regret_falls():
     rows = claims.regret(steps=2000, dimension=3, seeds=(1,))
-    assert len(rows) == 4
+    assert len(rows) == 5
     for row in rows:
         assert -1.2 < row["slope"] < -0.3
         assert 0 < row["average_regret"] < 2
 
 
 def test_saddle_point():
-    """|y| grows by 1 + rate a step, twice that with GAF: known to the step."""
-    rows = {r["optimizer"]: r["steps"] for r in claims.saddle((0.01,), start=1e-2)}
-    assert rows["SGD"] == int(np.ceil(np.log(100) / np.log(1.01)))
-    assert rows["GAFSGD"] == pytest.approx(rows["SGD at twice the rate"], abs=2)
+    """|y| grows by 1 + rate a step, and twice that while an activation is linear."""
+    rows = claims.saddle((0.01,), start=1e-5, exits=(1e-3, 1.0))
+    near, far = (
+        {r["optimizer"]: r[f"steps_to_{e}"] for r in rows} for e in ("0.001", 1)
+    )
+    for steps, distance in ((near, 100), (far, 1e5)):
+        assert steps["SGD"] == int(np.ceil(np.log(distance) / np.log(1.01)))
+    twice = near["SGD at twice the rate"]
+    assert near["activated step"] == pytest.approx(twice, abs=1)
+    assert near["activated gradient"] == pytest.approx(twice, abs=1)
+    # steps stay small, but the gradient becomes large
+    assert far["activated step"] == pytest.approx(far["SGD at twice the rate"], abs=3)
+    assert far["activated gradient"] > 1.2 * far["SGD at twice the rate"]
 
 
 def test_tail_index_of_known_distributions():
@@ -64,9 +73,9 @@ def test_averages_are_adams():
 
 
 def test_noise_and_tables(tmp_path, monkeypatch):
-    rows = claims.noise(after=(0, 2), batches=20)
-    assert [(r["optimizer"], r["steps"]) for r in rows] == [
-        (name, steps) for steps in (0, 2) for name in ("SGD", "Adam", "AdaL")
+    rows = claims.noise(after=(0, 2), batches=20, seeds=(3,))
+    assert [(r["optimizer"], r["seed"], r["steps"]) for r in rows] == [
+        (name, 3, steps) for steps in (0, 2) for name in ("SGD", "Adam", "AdaL")
     ]
     monkeypatch.setitem(claims.EXPERIMENTS, "noise", lambda: rows)
     claims.main(["noise", "--results", str(tmp_path)])
@@ -77,7 +86,7 @@ def test_noise_and_tables(tmp_path, monkeypatch):
 
 
 def test_against_adam(monkeypatch):
-    """Each change is trained with both, at its own rate and batch size."""
+    """Each change is trained with all, at its own rate and batch size."""
     seen = []
 
     class Spy:
@@ -87,10 +96,14 @@ def test_against_adam(monkeypatch):
 
         def run(self, rate, seed):
             seen.append((self.name, self.batch_size, rate, seed))
-            return {"test_loss": seed + 0.5 * (self.name == "AdamNorm")}
+            more = 0.5 * (self.name == "AdamNorm") + 0.25 * (rate > 1e-3)
+            return {"test_loss": seed + more, "test_accuracy": more}
 
     monkeypatch.setattr(claims, "Trainer", Spy)
-    rows = claims.batch_sizes(seeds=range(8))
-    assert {(b, r) for _, b, r, _ in seen} == {(32, 1e-3), (64, 1e-3), (128, 1e-3)}
-    assert [row["verdict"] for row in rows] == ["worse"] * 3
-    assert all(row["mean"] == 0.5 for row in rows)
+    rows = claims.batch_sizes(seeds=range(10))
+    assert {(b, r) for n, b, r, _ in seen if n == "AdamNorm"} == {
+        (32, 1e-3), (64, 1e-3), (128, 1e-3)
+    }  # fmt: skip
+    assert {r for n, _, r, _ in seen if n == "AdamCore"} == {1e-3, 1.25e-3}
+    assert [row["verdict"] for row in rows] == ["worse", "better"] * 6
+    assert [row["mean"] for row in rows] == [0.5, 0.5, 0.25, 0.25] * 3

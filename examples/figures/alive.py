@@ -98,7 +98,7 @@ def draw(found):
     for axes, (real, inert) in zip(figure.subplots(len(PAIRS), 2), PAIRS):
         for quantity, label, axis in zip(
             ("effect_angle", "effect_scale"),
-            ("angle to the base's update, radians", "length, to the base's update"),
+            ("turned, radians", "times as long"),
             axes,
         ):
             for cls, style, color in ((real, "-", "#0072B2"), (inert, "--", "#D55E00")):
@@ -111,7 +111,10 @@ def draw(found):
             axis.set(xlabel="step", ylabel=label)
             axis.grid(alpha=0.25)
             axis.legend(fontsize=8)
-    figure.suptitle("Six optimizers whose loss falls; three of them do nothing new")
+    figure.suptitle(
+        "Six optimizers whose loss falls; three of them do nothing new\n"
+        "Each update of the whole model, to that of the base optimizer in its place"
+    )
     return figure
 
 

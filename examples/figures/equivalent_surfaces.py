@@ -33,8 +33,9 @@ number"), three ways:
 The theorem supposes that the gradient's slope is larger where the gradient is large, in
 the loss (strictly, which eq. 28, a quadratic, does not meet) and still so after the
 activation, which flattens large gradients. So it does not apply to eq. 28. The second
-table is of a loss to which it applies, `-sum of ln cos(k_n w_n) / 30`, k = (1.4, 1.2),
-whose gradient tan(k_n w_n) k_n / 30 grows faster than arctan flattens it.
+table is of a loss to which it applies with arctan, `-sum of ln cos(k_n w_n) / 30`
+(k = 1.4, 1.2): its gradient tan(k_n w_n) k_n / 30 grows faster than arctan flattens
+it. (tanh flattens faster.)
 """
 
 import sys
@@ -211,7 +212,7 @@ def draw(heights, line, numbers):
         lower.contour(x, y, z, 14, colors="white", linewidths=0.5)
         _, _, zeta, center, shape, _ = numbers[change]
         lower.set_title(
-            f"condition numbers: l / c {zeta:.4g},\n"
+            f"condition numbers: of slopes {zeta:.4g},\n"
             f"at the minimum {center:.2g}, of the contour {shape:.2g}",
             size=9,
         )

@@ -75,6 +75,7 @@ SURFACES = {
     ),
 }
 OPTIMIZERS = ["SGD", "Adam", *common.NAMED]
+OPTIMIZERS.insert(OPTIMIZERS.index("AngularGrad") + 1, "AngularGrad tan")
 RATES = [half_decade(index) for index in range(-6, 10)]
 STEPS = 500
 
@@ -137,10 +138,10 @@ def draw_path(axis, surface, name, run):
 
 
 def draw(found):
-    """Six panels a row, one block of rows a surface."""
-    columns = 6
+    """Seven panels a row, one block of rows a surface."""
+    columns = 7
     rows = math.ceil(max(map(len, found.values())) / columns)
-    figure = Figure(figsize=(11.5, 2.2 * rows * len(found) + 0.9), layout="constrained")
+    figure = Figure(figsize=(13, 2.2 * rows * len(found) + 0.9), layout="constrained")
     blocks = figure.subfigures(len(found), 1)
     for block, (surface, runs) in zip(np.atleast_1d(blocks), found.items()):
         axes = block.subplots(rows, columns, sharex=True, sharey=True).ravel()
