@@ -23,7 +23,7 @@ import keras_gradopt
 from keras_gradopt import transforms
 from keras_gradopt.callbacks import GradientMonitor
 from keras_gradopt.measuring import Probe
-from keras_gradopt.summaries import Seen
+from keras_gradopt.summaries import Seen, aligned, combined
 
 
 def slow(*values):
@@ -526,6 +526,19 @@ def test_means_are_over_steps_with_a_gradient():
     for values in (with_gradient, without):
         seen.add(values, np.array([1e-7]))
     assert "coefficient 0.8 (0.8 to 0.8" in next(seen.lines())
+
+
+def test_coefficients_are_averaged_over_entries():
+    """Of a variable of three entries and one of one; nothing of one without it."""
+    update = [1, 1, 1, 1, 1, 1, 0, 1, 0]
+    rows = np.array([[*update, 1, 1, 0, 0.8, 0.1], [*update, 1, 1, 0, 0.6, 0.0]])
+    without = aligned([], np.array([update], "float64"), ["Friction"])
+    found = combined(["Friction"], np.concatenate([rows, without]), np.array([3, 1, 9]))
+    assert found["Friction.coefficient"] == pytest.approx(0.75)
+    variance = (3 * (0.1**2 + 0.05**2) + 0.15**2) / 4
+    assert found["Friction.coefficient_spread"] == pytest.approx(np.sqrt(variance))
+    assert found["gradient_l1"] == 3
+    assert "Friction.gain" not in combined(["Friction"], without, np.array([9]))
 
 
 def test_no_optimizer_and_no_update():
