@@ -183,8 +183,12 @@ def test_spread_of_pairs():
     narrow = 0.8 * adam + random.normal(size=10) / 100
     rows = rows_of("Adam", adam) + rows_of("AngularGrad", narrow)
     ratio, p = compare.Results(rows).spread("digits-cnn", "AngularGrad", "Adam")
-    assert ratio == pytest.approx(0.8, abs=0.01)
-    assert p < 0.001
+    assert ratio == pytest.approx(0.8, abs=0.02)
+    assert p < 0.01
+    narrow[3] += 100  # one run that did not arrive says nothing of the spread
+    rows = rows_of("Adam", adam) + rows_of("AngularGrad", narrow)
+    ratio, p = compare.Results(rows).spread("digits-cnn", "AngularGrad", "Adam")
+    assert ratio > 10 and p > 0.5
 
 
 def rows_of(optimizer, losses, rate=0.01, stage="report"):
