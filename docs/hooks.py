@@ -19,9 +19,6 @@ PUBLIC_MODULES = [
 ]
 documented = set()  # anchors on all pages
 
-# To be deleted with `on_page_markdown` when the study is finished.
-PENDING = re.compile(r"\[([^\]]*)\]\((?:\.\./)*(study\.md)[^)]*\)")
-
 
 def math(source, language, css_class, options, md, **keywords):
     """A fenced block of LaTeX as MathML, which browsers show without a script."""
@@ -35,13 +32,6 @@ def on_config(config):
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
     documented.clear()
     return config
-
-
-def on_page_markdown(markdown, files, **keywords):
-    """Links to a page that is not there yet become words."""
-    return PENDING.sub(
-        lambda link: link[0] if files.get_file_from_path(link[2]) else link[1], markdown
-    )
 
 
 def on_page_content(html, **keywords):

@@ -521,7 +521,7 @@ class Results:
     def spread(self, workload, optimizer, other) -> tuple[float, float]:
         """Ratio of the standard deviations of test losses, and its p.
 
-        Of the permutation test that swaps the two within pairs, each about its mean.
+        Of the permutation test that swaps the two within pairs, each about its median.
         """
         from scipy import stats
 
@@ -531,7 +531,7 @@ class Results:
         a, b = (self.column(workload, o, "test_loss") for o in (optimizer, other))
         if not np.isfinite([*a, *b]).all() or np.ptp(a - b) == 0:
             return math.nan, 1.0
-        a, b = a - a.mean(), b - b.mean()
+        a, b = a - np.median(a), b - np.median(b)
         test = stats.permutation_test(
             (a, b), log_ratio, permutation_type="samples", n_resamples=np.inf
         )
@@ -806,7 +806,8 @@ def plot_differences(results: Results, path: Path) -> None:
         axis.set_title(WORKLOADS[workload].title, size=10)
         axis.set_xscale("symlog", linthresh=10)
         widest = 1.3 * max(20.0, *map(abs, axis.get_xlim()))
-        ticks = [sign * tick for sign in (-1, 1) for tick in (0, 10, 100, 1000)]
+        far = (0, 10, 100) if widest < 1000 else (0, 100, 1000)
+        ticks = [sign * tick for sign in (-1, 1) for tick in far]
         ticks = sorted({tick for tick in ticks if abs(tick) <= widest})
         axis.set_xticks(ticks, [f"{tick:+}" if tick else "0" for tick in ticks])
         axis.set_xticks([], minor=True)
@@ -815,7 +816,7 @@ def plot_differences(results: Results, path: Path) -> None:
         axis.grid(alpha=0.3)
     labels = [f"{optimizer} - {against}" for optimizer, against in pairs]
     axes[0].set_yticks(list(pairs.values()), labels, fontsize="small")
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(pairs), -1)
     figure.supxlabel(
         "difference of test loss, % of the other's (linear to 10, logarithmic beyond); "
         "blue: better, red: worse, grey: no detectable difference",
