@@ -46,11 +46,13 @@ def seeded():
 # On JAX each of these compiles for a second or more; they are slow tests there.
 SLOW_ON_JAX = {
     "test_accumulation_measures_the_accumulated_gradient",
+    "test_accumulation_over_epochs",
     "test_differs_on_every_tensor_it_acts_on",
     "test_examples_run",
     "test_extreme_gradients_give_nan_only_where_adam_has_it",
     "test_growth_decides_the_product",
     "test_history_csv_tensorboard_and_plot",
+    "test_history_of_epochs_without_a_sample",
     "test_inert_copies_are_dead",
     "test_huge_and_zero_gradients",
     "test_opposite_gradients_go_the_opposite_way",

@@ -69,6 +69,7 @@ def test_the_model_stays_as_it_is():
     assert advice.maximal_gradients[-1] < advice.maximal_gradients[0]
 
 
+@pytest.mark.slow
 def test_a_learning_rate_may_be_a_function():
     model = model_of(2.0)
     model.compile(keras.optimizers.SGD(lambda: 1e-9), model.loss)

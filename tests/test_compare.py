@@ -141,6 +141,7 @@ def test_a_job_is_resumed(small, tmp_path, monkeypatch):
         assert {**a, "ms_per_step": 0} == {**b, "ms_per_step": 0}
 
 
+@pytest.mark.slow
 def test_collected_results_are_taken_over(small, tmp_path, monkeypatch):
     """Runs that are lost, but were collected, are not run again."""
     flags = ["--workloads", "quadratic", "--optimizers", "AdamNorm", "--tuning-seeds"]

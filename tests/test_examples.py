@@ -356,6 +356,7 @@ def test_kept_run_with_dropout_goes_on_as_it_would(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_out_of_patience_is_finished_when_resumed(program, data_dir, tmp_path):
     """Stopped by `--patience`, and killed before its results were written."""
     flags = [
@@ -434,6 +435,7 @@ def test_tensorboard_missing_is_a_sentence(program, monkeypatch, capsys):
     assert "needs the package tensorboard" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bad_flag_of_the_real_program_shows_no_stack(data_dir):
     for flags, says in (
         (["--optimizer", "sdg"], "unknown optimizer 'sdg'"),

@@ -366,6 +366,7 @@ def run_alone(*arguments):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_predict_alone_finds_the_right_digits(digits, tmp_path):
     probabilities = digits.model.predict(digits.images, verbose=0)
     right = probabilities.argmax(axis=1) == digits.labels
