@@ -1,6 +1,7 @@
 """GAF's procedure for its two hyperparameters."""
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -110,10 +111,10 @@ def recommend_activation(
         raise arguments.refuse("points", points, "an odd number, at least 5")
     if not getattr(model, "compiled", False):
         raise ValueError("`model` must be compiled, without activated gradients.")
-    optimizer = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(model.optimizer),
-        safe_mode=False,  # a schedule may be a lambda; it is the caller's own
-    )
+    with warnings.catch_warnings():  # a schedule may be a lambda; it stays here
+        warnings.simplefilter("ignore")
+        serialized = keras.saving.serialize_keras_object(model.optimizer)
+    optimizer = keras.saving.deserialize_keras_object(serialized, safe_mode=False)
     if not model.built:
         model.build((None, *np.shape(x)[1:]))
     # without its loss, which need not be serializable

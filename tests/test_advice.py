@@ -70,6 +70,7 @@ def test_the_model_stays_as_it_is():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:.*lambda")
 def test_a_learning_rate_may_be_a_function():
     model = model_of(2.0)
     model.compile(keras.optimizers.SGD(lambda: 1e-9), model.loss)
