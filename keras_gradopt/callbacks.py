@@ -144,10 +144,10 @@ class GradientMonitor(keras.callbacks.Callback):
         ]
         labels = [label for probe in self._probes for label in probe.labels]
         labels = list(dict.fromkeys(labels))
-        self._updates = sum(probe.updates for probe in self._probes)
+        self._updates = max(probe.updates for probe in self._probes)
         last = max((row["step"] for row in self.records), default=0)
-        goes_on = self.records and self._probes[0].updates >= last
-        if not (goes_on and labels == self._labels):
+        goes_on = self.records and self._updates >= last and labels == self._labels
+        if not goes_on:
             self.records, self._labels, self._seen = [], labels, Seen(labels)
         model.make_train_function(force=True)
 
@@ -180,8 +180,8 @@ class GradientMonitor(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Leaves the optimizer and the training step as they were."""
         self._take()
-        updates = sum(probe.updates for probe in self._probes)
-        if self._probes and not self.records and updates == self._updates:
+        idle = all(probe.updates <= self._updates for probe in self._probes)
+        if self._probes and not self.records and idle:
             warnings.warn(
                 "GradientMonitor saw no update: `fit` made none by `model.optimizer`.",
                 stacklevel=2,

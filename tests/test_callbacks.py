@@ -362,7 +362,7 @@ def multi_optimizer():
 @pytest.mark.slow
 def test_parts_of_a_multi_optimizer(tmp_path, multi_optimizer):
     monitor = GradientMonitor(1, "layer", tmp_path / "records.csv")
-    trained(multi_optimizer, [monitor])
+    model, _ = trained(multi_optimizer, [monitor])
     assert len(monitor.records) == 12
     with_friction = {
         row["group"] for row in monitor.records if "AngularFriction.gain" in row
@@ -372,6 +372,8 @@ def test_parts_of_a_multi_optimizer(tmp_path, multi_optimizer):
         frictions = [row["AngularFriction.gain"] for row in csv.DictReader(file)]
     assert frictions.count("") == 6
     assert monitor.alive is True
+    model.fit(*images(), 16, verbose=0, callbacks=[monitor])
+    assert {row["step"] for row in monitor.records} == set(range(1, 13))
 
 
 @pytest.mark.slow
