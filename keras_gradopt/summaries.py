@@ -147,8 +147,8 @@ class Seen:
         update, plain = named["update_l2"], named["plain_l2"]
         # parameters are rounded, so the change of one is known only so well; of half
         # precision often nothing is known
-        noise = 4 * rounding * (named["parameter_l2"] + update)
-        noise /= np.maximum(plain, 1e-300)
+        with np.errstate(all="ignore"):
+            noise = 4 * rounding * (named["parameter_l2"] + update) / plain
         there = (plain > 0) & (update > 0) & (noise < _KNOWN)
         if there.any():
             self.update_known = True
