@@ -113,7 +113,7 @@ def saddle(rates=(0.003, 0.01, 0.03, 0.1), start=1e-4, exits=(0.1, 1.0)):
     rows = []
     for rate in rates:
         for name, make in {
-            "SGD": lambda rate: keras.optimizers.SGD(rate),
+            "SGD": keras.optimizers.SGD,
             "SGD at twice the rate": lambda rate: keras.optimizers.SGD(2 * rate),
             "activated gradient": lambda rate: ours.GAFSGD(
                 rate, momentum=0.0, learning_rate_inside=False

@@ -319,9 +319,7 @@ def run_job(
     entry, workload = ENTRIES[optimizer_name], WORKLOADS[workload_name]
     rows = Rows(folder, workload_name, optimizer_name)
 
-    make = functools.cache(
-        trainer or (lambda: Trainer(workload, entry.make(1e-3))),
-    )
+    make = functools.cache(trainer or (lambda: Trainer(workload, entry.make(1e-3))))
 
     def row(stage, rate, seed):
         found = rows.find(stage, rate, seed)
@@ -339,17 +337,17 @@ def run_job(
     return rate
 
 
-class Unfinished(Exception):
-    """Something is still to be run."""
+class StillToRun(Exception):
+    """A run is not in the file yet."""
 
 
-def unable():
-    """A trainer for those who only look.
+def only_looking():
+    """Instead of making a `Trainer`.
 
     Raises:
-        Unfinished: always.
+        StillToRun: always.
     """
-    raise Unfinished
+    raise StillToRun
 
 
 @functools.cache
@@ -390,9 +388,9 @@ def run_all(args) -> None:
                     rate = entry.factor * rates[workload, entry.rate_of]
                 job = (args.runs, workload, name, args.tuning_seeds, args.seeds, rate)
                 try:
-                    rates[workload, name] = run_job(*job, trainer=unable)
+                    rates[workload, name] = run_job(*job, trainer=only_looking)
                     bar.update()
-                except Unfinished:
+                except StillToRun:
                     futures[pool.submit(run_job, *job)] = (workload, name)
             for future in concurrent.futures.as_completed(futures):
                 rates[futures[future]] = future.result()

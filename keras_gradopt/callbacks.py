@@ -26,7 +26,8 @@ class GradientMonitor(keras.callbacks.Callback):
     of that step (after clipping, accumulation and the all-reduce); there is no second
     backward pass. In a graph, steps that are not sampled only keep what the update
     overwrites, which is little beside a training step, but not for SGD on the sparse
-    gradient of a large embedding; without a graph they are left alone.
+    gradient of a large embedding; PyTorch, and TensorFlow where it runs eagerly, leave
+    them alone.
 
     Each entry of `records` is a dictionary of one sampled step and one group of
     variables, with

@@ -503,7 +503,7 @@ def test_an_embedding(keywords):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND == "jax", reason="it always builds a program")
+@pytest.mark.skipif(BACKEND == "jax", reason="there it is always a `cond`")
 def test_steps_between_samples_are_left_alone(monkeypatch):
     """Without a graph nothing is copied, and nothing prepared, for them."""
     prepared, prepare = [], Probe._prepare

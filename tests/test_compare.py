@@ -166,14 +166,29 @@ def test_a_diverged_run_is_infinite(small):
     assert row["validation_loss"] == row["test_loss"] == math.inf
 
 
-def test_adam_again_has_other_initial_weights_only(small, monkeypatch):
-    """The control is paired as all others are: same data, same order."""
-    trainer = compare.Trainer(small, compare.ENTRIES["Adam again"].make(1e-3))
-    seeds, reset = [], trainer.reset
-    monkeypatch.setattr(trainer, "reset", lambda s: seeds.append(s) or reset(s))
-    one, two = trainer.run(0.01, 11), trainer.run(0.01, 11, 1000)
+def test_adam_again_has_other_initial_weights_only(small, tmp_path, monkeypatch):
+    """The control is paired as all others are: same data, in the same order."""
+    seeds, batches = [], []
+
+    class Spy(compare.Trainer):
+        def reset(self, seed):
+            seeds.append(seed)
+            super().reset(seed)
+            batches.append([])
+            train = self.model.train_on_batch
+            self.model.train_on_batch = lambda x, y: (
+                batches[-1].append(x) or train(x, y)
+            )
+
+    monkeypatch.setattr(compare, "Trainer", Spy)
+    for name in ("Adam", "Adam again"):
+        compare.run_job(tmp_path, "quadratic", name, (), (11,), rate=0.01)
     assert seeds == [11, 1011]
-    assert one["seed"] == two["seed"] == 11
+    np.testing.assert_array_equal(*batches)
+    one, two = (
+        compare.Rows(tmp_path, "quadratic", name).find("report", 0.01, 11)
+        for name in ("Adam", "Adam again")
+    )
     assert one["test_loss"] != two["test_loss"]
 
 
