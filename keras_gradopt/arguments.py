@@ -2,11 +2,13 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
 import keras
+import numpy as np
 
 
 class OptimizerKeywords(TypedDict, total=False):
@@ -31,7 +33,22 @@ LearningRate = (
 
 def refuse(name: str, value: object, allowed: str) -> ValueError:
     """The error for argument `name`, for the caller to raise."""
-    return ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
+    shown = repr(value) if _is_printable(value) else "an integer of many digits"
+    return ValueError(f"`{name}` must be {allowed}. Received: {name}={shown}")
+
+
+def _is_printable(value):
+    return not isinstance(value, int) or abs(value) < 10**100
+
+
+def plain(value: Any) -> Any:
+    """The Python number or bool in a NumPy scalar, an array or a tensor of rank 0."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if keras.ops.is_tensor(value) or isinstance(value, (np.ndarray, keras.Variable)):
+        if tuple(value.shape) == ():
+            return keras.ops.convert_to_numpy(value).item()
+    return value
 
 
 def number(
@@ -44,18 +61,22 @@ def number(
     exclude_high: bool = False,
 ) -> float:
     """Returns `value` as a `float`, or raises when it is not in the interval."""
+    given = plain(value)
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    try:
+        given = float(given) if is_number else math.nan
+    except OverflowError:  # an integer
+        given = math.inf
     inside = (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and (low < float(value) if exclude_low else low <= float(value))
-        and (float(value) < high if exclude_high else float(value) <= high)
+        math.isfinite(given)
+        and (low < given if exclude_low else low <= given)
+        and (given < high if exclude_high else given <= high)
     )
     if not inside:
         left = "(" if exclude_low or low == -math.inf else "["
         right = ")" if exclude_high or high == math.inf else "]"
         raise refuse(name, value, f"a finite number in {left}{low}, {high}{right}")
-    return float(value)
+    return given
 
 
 def decay_rate(name: str, value: Any) -> float:
@@ -78,15 +99,17 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 def flag(name: str, value: Any) -> bool:
     """Checks `True` or `False`."""
-    if not isinstance(value, bool):
+    given = plain(value)
+    if not isinstance(given, bool):
         raise refuse(name, value, "True or False")
-    return value
+    return given
 
 
 def learning_rate(value: Any) -> Any:
     """Checks a learning rate: a number, a schedule or a callable."""
     if callable(value):
         return value
+    value = plain(value)
     if not isinstance(value, Real):
         raise refuse(
             "learning_rate",
@@ -103,10 +126,11 @@ def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 def _integer_from(low: int) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> int:
-        integral = isinstance(value, Integral) and not isinstance(value, bool)
-        if not integral or value < low:
+        given = plain(value)
+        integral = isinstance(given, Integral) and not isinstance(given, bool)
+        if not integral or given < low:
             raise refuse(name, value, f"an integer >= {low}, or None")
-        return int(value)
+        return int(given)
 
     return check
 
@@ -115,6 +139,34 @@ def text(name: str, value: Any) -> str:
     """Checks a string."""
     if not isinstance(value, str):
         raise refuse(name, value, "a string, or None")
+    return value
+
+
+def pattern(name: str, value: Any) -> str:
+    """Checks a regular expression that is to be found in the path of a variable.
+
+    It may come from a file. Python's matcher takes exponential time for a repeated
+    group that repeats something itself or has alternatives, so there is none.
+    """
+    text(name, value)
+    try:
+        re.compile(value)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise refuse(name, value, f"a regular expression ({error})") from error
+    left = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", value)
+    left = re.sub(r"\(\?(?:[:=!]|<[=!]|P<\w+>)", "(", left)
+    varies, group = re.compile(r"[*+?{|]"), re.compile(r"\(([^()]*)\)([*+{]?)")
+    while found := group.search(left):
+        inside, repeated = found.groups()
+        if repeated and varies.search(inside):
+            raise refuse(
+                name,
+                value,
+                "a regular expression without repetition of a group that repeats "
+                "something itself or has alternatives",
+            )
+        instead = "*" if varies.search(inside) else "x"
+        left = left[: found.start()] + instead + left[found.end(1) + 1 :]
     return value
 
 

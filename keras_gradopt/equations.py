@@ -88,6 +88,35 @@ def _arctan(x: Tensor) -> Tensor:
     return ops.sign(x) * ops.where(large, math.pi / 2 - angle, angle)
 
 
+def squarable(gradient: Tensor) -> Tensor:
+    """The gradient with finite entries confined to where squares are finite.
+
+    The bound is 2^62 in float32 and 2^510 in float64: also the difference of two such
+    entries has a finite square. Entries that are not finite stay as they are.
+    """
+    exponent = 510 if wide_dtype(gradient.dtype) == "float64" else 62
+    # a tensor: PyTorch's `clip` rounds a number to float32
+    bound = ops.convert_to_tensor(2.0**exponent, gradient.dtype)
+    clipped = ops.clip(gradient, -bound, bound)
+    return ops.where(ops.isfinite(gradient), clipped, gradient)
+
+
+def compensated_sum(total: Tensor, rest: Tensor, term: Tensor) -> tuple[Tensor, Tensor]:
+    """`total + term`, and what rounding left of it (Kahan 1965).
+
+    Args:
+        total: the sum so far.
+        rest: what rounding has left of it so far.
+        term: to add, not negative.
+
+    Returns:
+        The new total and the new rest.
+    """
+    term = term + rest
+    new = total + term
+    return new, term - (new - total)
+
+
 def moving_average(average: Tensor, value: Tensor, decay: Any) -> Tensor:
     """`decay * average + (1 - decay) * value`."""
     return decay * average + (1 - decay) * value
@@ -215,6 +244,8 @@ def l2_norm(gradient: Tensor) -> Tensor:
     As the norm of the norms of its columns, which compilers for CPUs vectorize; a
     single sum of all entries they may not reorder.
     """
+    if 0 in gradient.shape:  # which cannot be brought into columns
+        return ops.sum(gradient)
     columns = ops.reshape(gradient, (-1, *gradient.shape[-1:]))
     norms = ops.sqrt(ops.sum(ops.square(columns), axis=0))
     return ops.sqrt(ops.sum(ops.square(norms)))
@@ -272,10 +303,12 @@ def gradient_activation(
 def whiten(gradient: Tensor, axes: tuple[int, ...]) -> Tensor:
     """WGD: `h = g - mean(g)`, the mean over `axes` (eq. 11, eq. 13-14)."""
     count = math.prod(gradient.shape[axis] for axis in axes)
+    # Scaled by a power of two, which is exact, so that no sum overflows.
+    scale = 2.0 ** -(count - 1).bit_length()
     # Flipped, the sum is the same. Unflipped, XLA on GPUs fuses "sum, subtract" into
     # each kernel that needs h, and each moment gets a kernel of its own: 10 words
     # instead of 8.
-    flipped = gradient
+    flipped = gradient * scale
     for axis in axes:  # one by one: Keras 3.10 on TensorFlow takes no tuple
         flipped = ops.flip(flipped, axis)
-    return gradient - ops.sum(flipped, axis=axes, keepdims=True) / count
+    return gradient - ops.sum(flipped, axis=axes, keepdims=True) / (scale * count)

@@ -6,16 +6,15 @@ it needs per model variable; an optimizer creates them, and at each step calls
 therefore serve several optimizers, and stand twice in one list.
 """
 
-import gc
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import keras
 
-from keras_gradopt import arguments, equations
+from keras_gradopt import arguments, convolutions, equations
 from keras_gradopt.equations import Tensor
 
 __all__ = [
@@ -384,20 +383,26 @@ class Whiten(Transform):
     transposes `(..., out, in)`, depthwise `(..., in, multiplier)` where a kernel is
     one (in, multiplier) pair, both kernels of separable layers, ConvLSTM. Variables
     of all other layers are left alone. A variable that no layer owns is taken for a
-    Conv kernel if it has rank 3, 4 or 5. A variable with one kernel only (or kernels
-    of one entry, for `"entries"`) is left alone, as its gradient would vanish.
+    Conv kernel if it has rank 3, 4 or 5. Where a variable of rank 3 or more has no
+    layer, or one of a class that Keras does not know, a warning names it; `kernel_axes`
+    then says what it is. A variable with one kernel only (or kernels of one entry, for
+    `"entries"`) is left alone, as its gradient would vanish.
 
     Has no slots.
 
     Args:
         mean_over: `"kernels"` or `"entries"`. Defaults to `"kernels"`.
+        kernel_axes: a dictionary for variables that are not as above: from the end of
+            a variable's path, such as `"my_layer/kernel"`, to the axes that count its
+            kernels, or to `None` if it is no convolution kernel. Defaults to `None`.
 
     Raises:
-        ValueError: for any other value of `mean_over`.
+        ValueError: for any other value of `mean_over`, `kernel_axes` that are no such
+            dictionary; and when built, if one of its paths fits no variable.
 
     Warns:
-        UserWarning: when built on variables without a single convolution kernel,
-            where it changes nothing.
+        UserWarning: when built, of variables that it knows no layer of; or if there is
+            not a single convolution kernel, so that it changes nothing.
 
     Example:
 
@@ -416,15 +421,21 @@ class Whiten(Transform):
         Gholamalinejad and Khosravi, Whitened gradient descent, section 3.
     """
 
-    def __init__(self, mean_over: str = "kernels") -> None:
+    def __init__(
+        self,
+        mean_over: str = "kernels",
+        kernel_axes: Mapping[str, Sequence[int] | None] | None = None,
+    ) -> None:
         self.mean_over = arguments.choice(
             "mean_over", mean_over, ["kernels", "entries"]
         )
+        self.kernel_axes = _kernel_axes(kernel_axes)
 
     def plan(self, variables):
-        kernel_axes = _convolution_kernel_axes(variables)
         plans = []
-        for variable, axes in zip(variables, kernel_axes):
+        for variable, axes in zip(
+            variables, convolutions.kernel_axes(variables, self.kernel_axes)
+        ):
             if axes is not None and self.mean_over == "entries":
                 axes = tuple(a for a in range(len(variable.shape)) if a not in axes)
             if axes is not None:
@@ -443,59 +454,20 @@ class Whiten(Transform):
         return Result(gradient if plan is None else equations.whiten(gradient, plan))
 
     def get_config(self):
-        return {"mean_over": self.mean_over}
+        given = {"kernel_axes": self.kernel_axes} if self.kernel_axes else {}
+        return {"mean_over": self.mean_over, **given}
 
 
-_layers = keras.layers
-_CONV, _TRANSPOSED, _DEPTHWISE = (-1,), (-2,), (-2, -1)
-# layer classes, and for each of their weights that is a convolution kernel the axes
-# that count its kernels
-_CONVOLUTIONS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
-    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), {"kernel": _CONV}),
-    (
-        (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
-        {"kernel": _TRANSPOSED},
-    ),
-    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), {"kernel": _DEPTHWISE}),
-    (
-        (_layers.SeparableConv1D, _layers.SeparableConv2D),
-        {"depthwise_kernel": _DEPTHWISE, "pointwise_kernel": _CONV},
-    ),
-    (
-        (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D),
-        {"kernel": _CONV, "recurrent_kernel": _CONV},
-    ),
-]
-
-
-def _convolution_kernel_axes(
-    variables: Sequence[keras.Variable],
-) -> list[tuple[int, ...] | None]:
-    """For each variable the axes that count its kernels, or None.
-
-    A variable does not know its layer, and neither its shape nor its name tells a
-    Conv2D kernel from a transposed or depthwise one, or from an attention kernel. So
-    look for the layers that own these variables among all living layers.
-    """
-    wanted = {id(variable) for variable in variables}
-    owned: set[int] = set()
-    kernel_axes: dict[int, tuple[int, ...]] = {}
-    for layer in gc.get_objects():
-        if not issubclass(type(layer), _layers.Layer) or not layer.built:
-            continue
-        owned |= {id(weight) for weight in layer.weights} & wanted
-        for classes, kernels in _CONVOLUTIONS:
-            if isinstance(layer, classes):
-                for weight in layer.weights:
-                    if weight.name in kernels:
-                        kernel_axes[id(weight)] = kernels[weight.name]
-
-    def axes_of(variable):
-        rank = len(variable.shape)
-        if id(variable) in owned:
-            axes = kernel_axes.get(id(variable))
-        else:
-            axes = _CONV if rank in (3, 4, 5) else None
-        return None if axes is None else tuple(axis % rank for axis in axes)
-
-    return [axes_of(variable) for variable in variables]
+def _kernel_axes(value):
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(
+        isinstance(path, str)
+        and (axes is None or isinstance(axes, (list, tuple)))
+        and all(type(axis) is int for axis in axes or ())
+        for path, axes in value.items()
+    ):
+        raise arguments.refuse(
+            "kernel_axes", value, "a dictionary from paths to lists of axes or None"
+        )
+    return {path: axes and list(axes) for path, axes in value.items()}

@@ -1,5 +1,6 @@
 """Nothing is lost: saved, reloaded in a new process, the next epoch is the same."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -118,37 +119,177 @@ def test_state_is_saved_once(tmp_path):
             )
         )
         assert groups == ["vars"]
-        assert len(file["optimizer/vars"]) == len(model.optimizer.variables)
+        saved = set(file["optimizer/vars"])
+        assert saved == {"layout", *map(str, range(len(model.optimizer.variables)))}
 
 
-@pytest.mark.parametrize("make", [kg.AngularGrad, ALL["Transformed Lion"]])
-def test_state_of_another_optimizer_is_refused(make):
-    """The message names the slots that differ, and nothing is assigned."""
-    variables = [keras.Variable(np.ones((3, 2), "float32"), name="kernel")]
-    saved, store = kg.AdamCore(), {}
-    saved.build(variables)
-    saved.save_own_variables(store)
+def built(make, *shapes, names=None):
+    """An optimizer, built on variables of these shapes; and the variables."""
+    names = names or [f"kernel_{i}" for i in range(len(shapes))]
+    variables = []
+    for shape, path in zip(shapes, names):
+        scope, _, name = path.rpartition("/")
+        with keras.name_scope(scope) if scope else contextlib.nullcontext():
+            variables.append(keras.Variable(np.ones(shape, "float32"), name=name))
     optimizer = make()
     optimizer.build(variables)
-    before = [keras.ops.convert_to_numpy(v) for v in optimizer.variables]
-    with pytest.raises(
-        ValueError,
-        match=r"(?s)not of this optimizer.*_previous_\w+: here \(3, 2\), saved nothing",
-    ):
+    return optimizer, variables
+
+
+def stepped(make, *shapes, names=None, steps=2):
+    """The same after some steps."""
+    optimizer, variables = built(make, *shapes, names=names)
+    random = np.random.default_rng(0)
+    for _ in range(steps):
+        grads = [random.normal(size=v.shape).astype("float32") for v in variables]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in grads], variables)
+    return optimizer
+
+
+def saved_state(optimizer):
+    store = {}
+    optimizer.save_own_variables(store)
+    return store
+
+
+def values(optimizer):
+    return [keras.ops.convert_to_numpy(v).copy() for v in optimizer.variables]
+
+
+def assert_refused(optimizer, store, message):
+    """Loading raises, and nothing is assigned."""
+    before = values(optimizer)
+    with pytest.raises(ValueError, match=message):
         optimizer.load_own_variables(store)
-    for old, variable in zip(before, optimizer.variables):
-        np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
+    for old, new in zip(before, values(optimizer)):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("saved", "name"),
+    [
+        (kg.NosAdam, "AdamNorm"),
+        (kg.AdamCore, "RAdam"),  # with slots of the same number and shapes
+        (kg.AngularGrad, "Transformed Lion"),
+        (lambda: kg.Transformed(keras.optimizers.Adam(), []), "Transformed Lion"),
+    ],
+)
+def test_state_of_another_class_is_refused(saved, name):
+    store = saved_state(stepped(saved, (3, 2)))
+    optimizer = stepped(ALL[name], (3, 2), steps=1)
+    assert_refused(optimizer, store, "(?s)saved state is of .*compile=False")
+
+
+def test_every_other_class_is_refused():
+    """Whatever the shapes: what a number means is compared, not its place."""
+    stores = {name: saved_state(built(make, (2,))[0]) for name, make in ALL.items()}
+    for name, make in ALL.items():
+        optimizer, _ = built(make, (2,))
+        for other, store in stores.items():
+            if other == name:
+                optimizer.load_own_variables(store)
+            else:
+                with pytest.raises(ValueError, match="saved state is of"):
+                    optimizer.load_own_variables(store)
+
+
+def test_state_of_keras_optimizers_is_refused():
+    store = saved_state(stepped(keras.optimizers.Adam, (3, 2)))
+    assert_refused(stepped(kg.AdamCore, (3, 2)), store, "does not say whose it is")
 
 
 def test_state_of_other_shapes_is_refused():
-    store = {}
-    saved = kg.AdaL()
-    saved.build([keras.Variable(np.ones((3, 2), "float32"))])
-    saved.save_own_variables(store)
-    optimizer = kg.AdaL()
-    optimizer.build([keras.Variable(np.ones((2, 3), "float32"))])
-    with pytest.raises(ValueError, match=r"here \(2, 3\), saved \(3, 2\)"):
+    store = saved_state(stepped(kg.AdaL, (3, 2), names=["kernel"]))
+    optimizer = stepped(kg.AdaL, (2, 3), names=["kernel"])
+    message = r"momentum of kernel: here \(2, 3\), saved \(3, 2\)"
+    assert_refused(optimizer, store, message)
+
+
+def test_state_without_a_common_variable_is_refused():
+    store = saved_state(stepped(kg.AdaL, (3, 2), (4,), names=["a", "b"]))
+    optimizer = stepped(kg.AdaL, (3, 2), names=["c"])
+    assert_refused(optimizer, store, "no variable in common")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"optimizer": 1}', "\xff", "[" * 9999])
+def test_damaged_layout_is_refused(damage):
+    store = saved_state(stepped(kg.AdaL, (3, 2)))
+    store["layout"] = np.frombuffer(damage.encode("latin1"), "uint8")
+    assert_refused(stepped(kg.AdaL, (3, 2)), store, "damaged")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_both_have_is_restored_by_name(name):
+    """Of three variables the first is frozen now; a fourth is new."""
+    shapes, names = [(2, 3), (4,), (4,)], ["model/a", "model/b", "model/c"]
+    saved = stepped(ALL[name], *shapes, names=names)
+    optimizer, _ = built(
+        ALL[name], (4,), (4,), (2, 3), names=["b", "model/c", "model/d"]
+    )
+    initial = values(optimizer)
+    with pytest.warns(UserWarning, match="restored in part") as warned:
+        optimizer.load_own_variables(saved_state(saved))
+    (said,) = [str(w.message) for w in warned if "in part" in str(w.message)]
+    assert "of model/d" in said
+    assert "of model/a" in said
+    assert "model/b" not in said
+    theirs = dict(zip(map(str, saved.state_layout().names()), values(saved)))
+    ours = dict(zip(optimizer.state_layout().names(), values(optimizer)))
+    before = dict(zip(ours, initial))
+    assert {"iteration", "learning_rate"} < set(ours)
+    for key, value in ours.items():
+        expected = before[key]
+        if "model/d" not in key:
+            expected = theirs[key.replace(" of b", " of model/b")]
+        np.testing.assert_array_equal(value, expected, err_msg=key)
+
+
+def test_same_model_built_again_has_other_names():
+    """Then the layout as a whole must be the same, and position counts."""
+    shapes = [(2, 3), (3,), (3, 3), (3,)]
+    first = ["dense/kernel", "dense/bias", "dense_1/kernel", "dense_1/bias"]
+    again = ["dense_1/kernel", "dense_1/bias", "dense_2/kernel", "dense_2/bias"]
+    saved = stepped(kg.AngularGrad, *shapes, names=first)
+    optimizer, _ = built(kg.AngularGrad, *shapes, names=again)
+    optimizer.load_own_variables(saved_state(saved))
+    for ours, theirs in zip(values(optimizer), values(saved)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_one_transform_twice_and_two_variables_of_one_name():
+    def make():
+        return kg.Transformed(kg.DiffGrad(), [kt.DifferenceFriction()])
+
+    saved = stepped(make, (2,), (2,), names=["w", "w"])
+    optimizer, _ = built(make, (2,), (2,), names=["w", "w"])
+    assert len(set(optimizer.state_layout().slots)) == len(optimizer.variables)
+    optimizer.load_own_variables(saved_state(saved))
+    for ours, theirs in zip(values(optimizer), values(saved)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["RAdam", "AngularGrad", "Transformed Adam"])
+def test_state_from_before_training_changes_nothing_in_a_trained_optimizer(name):
+    """Neither the step's number alone, with the old slots, nor anything else."""
+    store, optimizer = saved_state(ALL[name]()), stepped(ALL[name], (3, 2))
+    before = values(optimizer)
+    with pytest.warns(UserWarning, match="before its first step"):
         optimizer.load_own_variables(store)
+    for old, new in zip(before, values(optimizer)):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_state_into_an_optimizer_that_is_not_built():
+    optimizer = kg.AngularGrad()
+    with pytest.warns(UserWarning, match=r"not built.*optimizer\.build"):
+        optimizer.load_own_variables(saved_state(stepped(kg.AngularGrad, (3, 2))))
+
+
+def test_file_without_state_of_an_optimizer():
+    optimizer = stepped(kg.AngularGrad, (3, 2))
+    with pytest.warns(UserWarning, match="no state of an optimizer"):
+        optimizer.load_own_variables({})
+    assert int(optimizer.iterations) == 2
 
 
 @pytest.mark.slow
@@ -178,36 +319,72 @@ def test_tensorflow_checkpoint_round_trip(name, tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a TensorFlow format")
-@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("is_built", [True, False])
 @pytest.mark.parametrize(
-    ("saved", "name", "message"),
+    ("saved", "name", "shapes", "message"),
     [
-        (kg.AdamCore, "AngularGrad", r"_previous_\w+: here \(.*\), saved nothing"),
-        (kg.AngularGrad, "RAdam", r"saved number \d+ .*: nothing here"),
-        (kg.AdamCore, "Transformed Lion", "is of AdamCore, this optimizer is Trans"),
+        (kg.AdamCore, "AngularGrad", [(3, 2), (2,)], "saved state is of .*AdamCore"),
+        (kg.NosAdam, "AdamNorm", [(3, 2), (2,)], "saved state is of .*NosAdam"),
+        (kg.RAdam, "RAdam", [(3, 2)], "kernel_1: only in the checkpoint"),
+        (kg.RAdam, "RAdam", [(3, 2), (2,), (1,)], "kernel_2: not in the checkpoint"),
     ],
 )
 def test_tensorflow_checkpoint_of_another_optimizer_is_refused(
-    saved, name, message, built, tmp_path
+    saved, name, shapes, message, is_built, tmp_path
 ):
-    """At once, or when the optimizer is built."""
+    """Before anything is assigned; or when the optimizer is built."""
     import tensorflow as tf
 
     def checkpoint(optimizer):
         return tf.train.Checkpoint(optimizer=optimizer)
 
-    variables = [keras.Variable(np.ones((3, 2), "float32"), name="kernel")]
-    other, optimizer = saved(), ALL[name]()
-    other.build(variables)
-    path = checkpoint(other).write(str(tmp_path / "ckpt"))
-    if built:
-        optimizer.build(variables)
+    path = checkpoint(stepped(saved, (3, 2), (2,))).write(str(tmp_path / "ckpt"))
+    if is_built:
+        optimizer = stepped(ALL[name], *shapes, steps=1)
+        before = values(optimizer)
         with pytest.raises(ValueError, match=message):
             checkpoint(optimizer).read(path)
-    else:
+        for old, new in zip(before, values(optimizer)):
+            np.testing.assert_array_equal(old, new)
+        return
+    with pytest.raises(ValueError, match=message):
+        optimizer = ALL[name]()
         checkpoint(optimizer).read(path)
-        with pytest.raises(ValueError, match=message):
-            optimizer.build(variables)
+        variables = [
+            keras.Variable(np.ones(shape, "float32"), name=f"kernel_{i}")
+            for i, shape in enumerate(shapes)
+        ]
+        optimizer.build(variables)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a TensorFlow format")
+def test_tensorflow_checkpoint_from_before_training_is_refused(tmp_path):
+    import tensorflow as tf
+
+    path = tf.train.Checkpoint(optimizer=kg.RAdam()).write(str(tmp_path / "ckpt"))
+    optimizer = stepped(kg.RAdam, (3, 2))
+    with pytest.raises(ValueError, match="before its first step"):
+        tf.train.Checkpoint(optimizer=optimizer).read(path)
+    assert int(optimizer.iterations) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a TensorFlow format")
+def test_saved_model_says_nothing_that_adam_does_not(tmp_path):
+    """In a new process, because TensorFlow logs it."""
+    program = """
+import sys, numpy as np, keras, tensorflow as tf, keras_gradopt
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+model.compile(keras_gradopt.AngularGrad(), "mse")
+model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+tf.saved_model.save(model, sys.argv[1])
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "saved"],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert "keras_gradopt" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["AngularGrad", "AdamNorm", "Transformed Adam"])

@@ -260,12 +260,6 @@ def test_whitening_knows_the_layout_of_every_layer(case, mean_over):
     np.testing.assert_allclose(moved, expected, atol=1e-5)
 
 
-def test_variables_without_a_layer_are_judged_by_rank():
-    shapes = [(4,), (4, 4), (2, 4, 4), (2, 2, 4, 4), (2, 2, 2, 4, 4), (1,) * 6]
-    plan = kt.Whiten().plan([keras.Variable(np.zeros(shape)) for shape in shapes])
-    assert plan == [None, None, (2,), (3,), (4,), None]
-
-
 @pytest.mark.parametrize(
     ("mean_over", "filters", "channels"), [("kernels", 1, 3), ("entries", 3, 1)]
 )

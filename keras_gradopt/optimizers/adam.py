@@ -38,6 +38,9 @@ class _AdamUpdate(keras.optimizers.Optimizer):
     def change(self, gradient, learning_rate, scalars, slots):
         m, v, *further = slots
         first, second, further = self.moment_gradients(gradient, further)
+        same = first is second
+        first = equations.squarable(first)
+        second = first if same else equations.squarable(second)
         m = equations.moving_average(m, first, self.beta_1)
         v, further = self.second_moment(v, second, m, scalars, further)
         change = -learning_rate * self.direction(m, v, first, scalars)
@@ -247,7 +250,8 @@ class NosAdam(AdamCore):
 
     `v <- (B_{t-1} v + t^-gamma g^2) / B_t`, `B_t = sum of k^-gamma for k <= t`: a
     weighted mean of all squared gradients, which needs no bias correction. The rest
-    is `AdamCore`. Keeps one more scalar slot per variable, `B`.
+    is `AdamCore`. Keeps two more scalar slots per variable: `B`, and what rounding left
+    of it, without which `B` in float32 stops to grow after some 1e7 steps.
 
     Args:
         learning_rate: see `AdamCore`. Defaults to `0.001`.
@@ -284,13 +288,15 @@ class NosAdam(AdamCore):
         self.gamma = arguments.number("gamma", gamma, 0)
 
     def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
+        names = ["weight_sum", "weight_sum_rest"]
         self._weight_sums = [
-            add_scalar(self, variable, "weight_sum") for variable in variables
+            [add_scalar(self, variable, name) for name in names]
+            for variable in variables
         ]
 
     def further(self, index: int) -> list[keras.Variable]:
-        """The sum of the weights so far."""
-        return [self._weight_sums[index]]
+        """The sum of the weights so far, and what rounding left of it."""
+        return self._weight_sums[index]
 
     def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
         """The bias correction of the first moment, and the weight of this gradient."""
@@ -308,10 +314,11 @@ class NosAdam(AdamCore):
         further: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
         """The new weighted mean of squared gradients, and the sum of the weights."""
-        (weight_sum,) = further
-        total = weight_sum + scalars["weight"]
-        old, new = weight_sum / total, scalars["weight"] / total
-        return old * v + new * ops.square(gradient), [total]
+        weight = scalars["weight"]
+        before, rest = further
+        total, rest = equations.compensated_sum(before, rest, weight)
+        old, new = before / total, weight / total
+        return old * v + new * ops.square(gradient), [total, rest]
 
     def direction(
         self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]

@@ -94,6 +94,18 @@ def _xla_is_wanted() -> bool:
     return platform.system() != "Darwin" or not tf.config.list_physical_devices("GPU")
 
 
+def outside_autograph(method: Callable) -> Callable:
+    """A method that TensorFlow takes as it is, also within a user's `tf.function`.
+
+    AutoGraph would rewrite it and all that it calls, and fails at some valid Python.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return method
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(method)
+
+
 def following(value: Tensor, old: Tensor) -> Tensor:
     """`value`, as the next value of a slot that is `old`.
 

@@ -8,6 +8,7 @@ that of an optimizer object.
 import inspect
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,19 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor, narrow, wide_dtype
-from keras_gradopt.optimizers.compilation import StepFunctions, following
-from keras_gradopt.optimizers.state import CheckpointGuard, load_state
+from keras_gradopt.optimizers.compilation import (
+    StepFunctions,
+    following,
+    outside_autograph,
+)
+from keras_gradopt.optimizers.paths import matching
+from keras_gradopt.optimizers.state import (
+    CheckpointGuard,
+    Layout,
+    label,
+    load_state,
+    save_state,
+)
 from keras_gradopt.transforms import Result, Transform
 
 
@@ -91,16 +103,32 @@ class Pipeline:
         self.functions = StepFunctions()
         self.observer: Callable[[Transform, Tensor, Result], None] | None = None
         self.bypassed = False
-        self._plans: list[list[Any]] = []
-        self._slots: list[list[list[keras.Variable]]] = []
+        self.variables: list[keras.Variable] = []  # of the model
+        self._plans: list[list[Any]] | None = None
+        self._slots: list[list[list[keras.Variable]]] | None = None
+
+    def plan(self, variables: Sequence[keras.Variable]) -> None:
+        """Asks each transform what it must know of the variables; creates nothing.
+
+        Raises:
+            ValueError: if a transform has not one plan for each variable.
+        """
+        plans = [list(transform.plan(variables)) for transform in self.transforms]
+        for transform, of_transform in zip(self.transforms, plans):
+            if len(of_transform) != len(variables):
+                raise ValueError(
+                    f"`plan` of {transform!r} returned {len(of_transform)} plans for "
+                    f"{len(variables)} variables"
+                )
+        self._plans = plans
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots, transform by transform, variable by variable."""
-        self._plans = [transform.plan(variables) for transform in self.transforms]
         self._slots = [
             [self._add_slots(transform, position, v) for v in variables]
             for position, transform in enumerate(self.transforms)
         ]
+        self.variables = list(variables)
 
     def _add_slots(self, transform, position, variable):
         if getattr(variable, "overwrite_with_gradient", False):
@@ -121,7 +149,7 @@ class Pipeline:
                     initial,
                     dtype,
                     layout=getattr(variable, "_layout", None),
-                    name=f"{_label(variable)}_{prefix}_{slot.name}",
+                    name=f"{label(variable)}_{prefix}_{slot.name}",
                 )
             else:
                 added = self._optimizer.add_variable_from_reference(
@@ -133,10 +161,20 @@ class Pipeline:
     @property
     def slots(self) -> list[keras.Variable]:
         """All slot variables, flat, in the order in which they are saved."""
-        return [slot for rows in self._slots for row in rows for slot in row]
+        return [slot for rows in self._slots or () for row in rows for slot in row]
 
     def of(self, index: int) -> tuple[list[keras.Variable], "Plans"]:
-        """The slots and the plans of the variable with this index."""
+        """The slots and the plans of the variable with this index.
+
+        Raises:
+            RuntimeError: if the transforms are not built.
+        """
+        if self._slots is None:
+            raise RuntimeError(
+                f"The transforms {list(self.transforms)} of {self._optimizer.name!r} "
+                "are not built, so it makes no step: their build failed, or only the "
+                "inner optimizer was built. Make a new optimizer."
+            )
         slots = [slot for rows in self._slots for slot in rows[index]]
         return slots, Plans(plans[index] for plans in self._plans)
 
@@ -242,10 +280,6 @@ def read(variables: Sequence[Any]) -> list[Tensor]:
     return [ops.convert_to_tensor(variable) for variable in variables]
 
 
-def _label(variable):
-    return getattr(variable, "path", variable.name).replace("/", "_")
-
-
 def add_scalar(
     optimizer: keras.optimizers.Optimizer,
     variable: keras.Variable,
@@ -255,7 +289,7 @@ def add_scalar(
     """Adds a slot of one number for `variable`, float32 or wider."""
     dtype = wide_dtype(variable.dtype)
     return optimizer.add_variable(
-        (), initializer, dtype, name=f"{_label(variable)}_{name}"
+        (), initializer, dtype, name=f"{label(variable)}_{name}"
     )
 
 
@@ -284,11 +318,40 @@ def settings(config: Mapping[str, Any]) -> str:
     )
 
 
-class KeepsExclusions(keras.optimizers.Optimizer):
-    """Mixin: what `exclude_from_weight_decay` was told survives saving and reloading.
+class Persistent(keras.optimizers.Optimizer):
+    """Mixin: what is saved of an optimizer is restored by name, and wholly.
 
-    Keras itself forgets it, and decays after a reload what it did not before.
+    Keras itself restores slots by position, and forgets what
+    `exclude_from_weight_decay` was told: after a reload it decays what it did not
+    before.
     """
+
+    def state_layout(self) -> Layout:
+        """What this optimizer's variables are."""
+        return Layout.of(self, self._pipeline.variables)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the state, and what each number in it is."""
+        save_state(self.state_layout(), self, store)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Restores the state, by name.
+
+        Raises:
+            ValueError: if it is of another optimizer, has other shapes, or no variable
+                in common with this one. Nothing is restored then.
+
+        Warns:
+            UserWarning: of what only the file or only this optimizer has.
+        """
+        load_state(self.state_layout(), self, store)
+
+    def _trackable_children(self, save_type="checkpoint", **keywords):
+        # TensorFlow's: a SavedModel is not restored, and has no use for the layout
+        children = super()._trackable_children(save_type, **keywords)
+        if save_type == "savedmodel":
+            children.pop("_checkpointed_layout", None)
+        return children
 
     def exclude_from_weight_decay(
         self,
@@ -303,12 +366,13 @@ class KeepsExclusions(keras.optimizers.Optimizer):
                 excluded. Defaults to none.
 
         Raises:
-            ValueError: if the optimizer is built already, unless it is told the same
-                again (as by a second replica under `tf.distribute`).
+            ValueError: for what is no regular expression or one that could take
+                exponential time; or if the optimizer is built already, unless it is
+                told the same again (as by a second replica under `tf.distribute`).
         """
         exclusions = {
             "paths": [variable.path for variable in var_list or []],
-            "var_names": list(var_names or []),
+            "var_names": [arguments.pattern("var_names", x) for x in var_names or []],
         }
         if self.built and exclusions != self._pipeline.exclusions:
             raise ValueError(
@@ -321,13 +385,41 @@ class KeepsExclusions(keras.optimizers.Optimizer):
     def _find_excluded(self, variables: Sequence[keras.Variable]) -> None:
         # After a reload there are paths of variables only.
         excluded = self._pipeline.exclusions
-        if excluded:
-            listed = [v for v in variables if v.path in excluded["paths"]]
-            super().exclude_from_weight_decay(listed, excluded["var_names"])
+        if not excluded:
+            return
+        here = [getattr(variable, "path", variable.name) for variable in variables]
+        found = matching(here, excluded["paths"])
+        listed = [variables[position] for position in found]
+        super().exclude_from_weight_decay(listed, excluded["var_names"])
+        missing = set(range(len(excluded["paths"]))) - set(found.values())
+        if missing:
+            warnings.warn(
+                "Excluded from weight decay, but not among the variables that the "
+                f"optimizer is built on: {[excluded['paths'][i] for i in missing]}",
+                stacklevel=2,
+            )
 
     def _exclusions_config(self) -> dict[str, Any]:
         excluded = self._pipeline.exclusions
         return {"exclude_from_weight_decay": excluded} if excluded else {}
+
+    @staticmethod
+    def _checked_exclusions(config: Any) -> dict[str, list[str]]:
+        """The exclusions in a config, which may have been damaged."""
+        if config and not (
+            isinstance(config, Mapping)
+            and set(config) == {"paths", "var_names"}
+            and all(isinstance(x, (list, tuple)) for x in config.values())
+            and all(isinstance(name, str) for x in config.values() for name in x)
+        ):
+            raise arguments.refuse(
+                "exclude_from_weight_decay",
+                config,
+                "a dictionary of two lists of strings, `paths` and `var_names`",
+            )
+        for name in config and config["var_names"]:
+            arguments.pattern("var_names", name)
+        return dict(config)
 
 
 class PureUpdate(keras.optimizers.Optimizer):
@@ -415,11 +507,10 @@ class PureUpdate(keras.optimizers.Optimizer):
             self.assign(slot, value)
 
 
-class Pipelined(KeepsExclusions):
+class Pipelined(Persistent):
     """Mixin for a Keras optimizer class: transforms run before its own update.
 
-    Also checks the keywords that all optimizers share, refuses saved state of
-    another optimizer, and shows the pipeline in `repr`.
+    Also checks the keywords that all optimizers share, and has the pipeline in `repr`.
     """
 
     update_name = "Adam"
@@ -447,10 +538,13 @@ class Pipelined(KeepsExclusions):
         """All that transforms within the update, in the order in which it runs."""
         return [self._pipeline]
 
+    @outside_autograph
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slot variables, one set per model variable."""
         if self.built:
             return
+        for pipeline in self.pipelines:
+            pipeline.plan(variables)  # what can fail comes before anything is made
         self._find_excluded(variables)
         super().build(variables)
         self._pipeline.build(variables)
@@ -461,6 +555,7 @@ class Pipelined(KeepsExclusions):
     def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
         """Creates what slots an optimizer has beside its base's and its transforms'."""
 
+    @outside_autograph
     def apply(
         self,
         grads: Sequence[Any],
@@ -475,13 +570,6 @@ class Pipelined(KeepsExclusions):
         gradient, learning_rate = self._pipeline(gradient, variable, learning_rate)
         super().update_step(gradient, variable, learning_rate)
 
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Restores the state; raises `ValueError` if it is of another optimizer."""
-        if not self.built:
-            super().load_own_variables(store)  # Keras' warning: nothing to restore to
-            return
-        load_state(self, store)
-
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
         config = super().get_config()
@@ -495,7 +583,9 @@ class Pipelined(KeepsExclusions):
     ) -> Any:
         """Creates the optimizer from what `get_config` returned."""
         config = dict(config)
-        exclusions = config.pop("exclude_from_weight_decay", {})
+        exclusions = cls._checked_exclusions(
+            config.pop("exclude_from_weight_decay", {})
+        )
         optimizer = super().from_config(config, custom_objects)
         optimizer._pipeline.exclusions = exclusions
         return optimizer

@@ -1,84 +1,261 @@
-"""Saved state that does not fit raises, wherever it comes from.
+"""The state of an optimizer, saved and restored by name.
 
-Keras' own optimizers warn, or say nothing, and go on with empty slots.
+The file says whose state it is, and of each number in it which variable of the model
+it belongs to and what it means. Keras' own optimizers know positions only: after a
+layer was frozen they warn and forget everything, and they take the state of any
+optimizer that has as many variables.
 """
 
 import functools
 import json
-from collections.abc import Mapping
-from itertools import zip_longest
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-# what an optimizer has before it is built
-_UNBUILT = ("iteration", "learning_rate")
+from keras_gradopt.optimizers.paths import matching
+
+_KEY = "layout"  # of the description among the numbered variables of a file
+_ADVICE = (
+    "To use the weights of the model alone, load them before `compile`, or load the "
+    "file with `keras.saving.load_model(path, compile=False)`, and then compile the "
+    "model with a new optimizer."
+)
 
 
-def load_state(optimizer: keras.optimizers.Optimizer, store: Mapping[str, Any]) -> None:
-    """Assigns saved state to a built optimizer's variables.
+def label(variable: Any) -> str:
+    """What the names of a variable's slots begin with, as Keras makes it."""
+    path = getattr(variable, "path", None)
+    return (path or str(variable.name).replace(":", "_")).replace("/", "_")
 
-    The state of an optimizer that was saved before it was built has no slots; it
-    fits when no step was taken either.
 
-    Raises:
-        ValueError: if number or shapes of the saved variables differ. Nothing is
-            assigned then.
+@dataclass
+class Layout:
+    """What the variables of an optimizer are.
+
+    Attributes:
+        optimizer: its class, and for a `Transformed` that of its inner optimizer.
+        paths: of the model's variables; none if the optimizer is not built.
+        slots: for each variable of the optimizer the position in `paths` of the
+            variable that it belongs to, or -1, and what it means.
+        shapes: of the optimizer's variables.
     """
-    variables = optimizer.variables
-    keys = sorted(store.keys(), key=int)
-    saved = [tuple(store[key].shape) for key in keys]
-    if _slots_begin(variables) == len(saved) and _is_zero(store, keys):
-        variables = variables[: len(saved)]
-    else:
-        compare(optimizer, saved)
-    for key, variable in zip(keys, variables):
-        variable.assign(store[key])
+
+    optimizer: str
+    paths: list[str]
+    slots: list[tuple[int, str]]
+    shapes: list[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, optimizer: Any, variables: Sequence[Any]) -> "Layout":
+        """The layout of an optimizer that was built on these variables."""
+        owners: dict[str, list[int]] = {}
+        for position, variable in enumerate(variables):
+            owners.setdefault(label(variable), []).append(position)
+        seen: Counter[str] = Counter()
+        slots = []
+        for variable in optimizer.variables:
+            name = variable.name
+            ends = [i for i, letter in enumerate(name) if letter == "_"]
+            end = next((i for i in reversed(ends) if name[:i] in owners), None)
+            if end is None:
+                slots.append((-1, name))
+                continue
+            # the same name again: of the next variable with this label, or, after all
+            # of them, of a second transform
+            of_label = owners[name[:end]]
+            again, turn = divmod(seen[name], len(of_label))
+            seen[name] += 1
+            meaning = name[end + 1 :] + (f"_{again + 1}" if again else "")
+            slots.append((of_label[turn], meaning))
+        return cls(
+            _class_name(optimizer),
+            [getattr(variable, "path", variable.name) for variable in variables],
+            slots,
+            [tuple(variable.shape) for variable in optimizer.variables],
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Layout":
+        """The layout that `to_json` wrote.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        try:
+            layout = cls(**json.loads(text))
+            layout.slots = [(int(owner), str(what)) for owner, what in layout.slots]
+            layout.shapes = [tuple(map(int, shape)) for shape in layout.shapes]
+            layout.paths = [str(path) for path in layout.paths]
+            layout.names()
+        except (TypeError, ValueError, IndexError, RecursionError) as error:
+            raise ValueError(
+                f"The saved state of the optimizer is damaged: {error}"
+            ) from error
+        return layout
+
+    def to_json(self) -> str:
+        """The layout as text."""
+        return json.dumps(asdict(self))
+
+    def names(self) -> list[str]:
+        """The optimizer's variables in words."""
+        return [
+            what if owner < 0 else f"{what} of {self.paths[owner]}"
+            for owner, what in self.slots
+        ]
+
+    def is_too_early_for(self, optimizer: Any) -> bool:
+        """Whether this is of an optimizer not built, and the given one has stepped."""
+        return not self.paths and optimizer.built and int(optimizer.iterations) > 0
+
+    def counterparts(self, saved: "Layout") -> dict[int, int]:
+        """For each optimizer variable that `saved` has too its position there."""
+        pairs = matching(self.paths, saved.paths)
+        if not len(pairs) == len(self.paths) == len(saved.paths):
+            # the same model built again has other names, but all in the same order
+            if (self.slots, self.shapes) == (saved.slots, saved.shapes):
+                pairs = {position: position for position in range(len(self.paths))}
+        theirs = {slot: position for position, slot in enumerate(saved.slots)}
+        wanted = (
+            (pairs.get(owner) if owner >= 0 else -1, what) for owner, what in self.slots
+        )
+        return {i: theirs[slot] for i, slot in enumerate(wanted) if slot in theirs}
+
+    def check(self, saved: "Layout") -> dict[int, int]:
+        """The same as `counterparts`.
+
+        Raises:
+            ValueError: if `saved` is of another class, has other shapes, or has
+                nothing in common with this one.
+        """
+        if saved.optimizer != self.optimizer:
+            raise ValueError(
+                f"The saved state is of {saved.optimizer}, this optimizer is "
+                f"{self.optimizer}. {_ADVICE}"
+            )
+        found = self.counterparts(saved)
+        names = self.names()
+        wrong = [
+            f"{names[i]}: here {self.shapes[i]}, saved {saved.shapes[j]}"
+            for i, j in found.items()
+            if self.shapes[i] != saved.shapes[j]
+        ]
+        if wrong:
+            separator = "\n  "
+            raise ValueError(
+                f"The saved state of {self.optimizer} has other shapes:"
+                f"\n  {_listed(wrong, separator)}\n{_ADVICE}"
+            )
+        if self.paths and saved.paths and all(self.slots[i][0] < 0 for i in found):
+            raise ValueError(
+                f"The saved state of {self.optimizer} and this optimizer have no "
+                f"variable in common. Here: {_listed(self.paths)}. Saved: "
+                f"{_listed(saved.paths)}. {_ADVICE}"
+            )
+        return found
 
 
-def _is_zero(store, keys):
-    return bool(keys) and float(ops.convert_to_numpy(store[keys[0]])) == 0
+def _class_name(optimizer):
+    name = keras.saving.get_registered_name(type(optimizer))
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return f"{name}({_class_name(inner)})" if inner is not None else name
 
 
-def _slots_begin(variables):
-    return sum(variable.name in _UNBUILT for variable in variables)
+def _listed(items, separator=", "):
+    more = f"{separator}and {len(items) - 8} more" if len(items) > 8 else ""
+    return separator.join(map(str, items[:8])) + more
 
 
-def compare(optimizer: Any, saved: list[tuple[int, ...]]) -> None:
-    """Raises `ValueError` if saved shapes are not those of the optimizer's variables.
+def save_state(layout: Layout, optimizer: Any, store: Any) -> None:
+    """Puts the optimizer's variables into a store, and what they are."""
+    for position, variable in enumerate(optimizer.variables):
+        store[str(position)] = ops.convert_to_numpy(variable)
+    store[_KEY] = np.frombuffer(layout.to_json().encode(), "uint8")
+
+
+def load_state(layout: Layout, optimizer: Any, store: Mapping[str, Any]) -> None:
+    """Restores what a store and the optimizer both have; warns of what only one has.
 
     Args:
-        optimizer: the optimizer, built.
-        saved: shapes of the saved variables, in order.
+        layout: of the optimizer.
+        optimizer: the optimizer.
+        store: what `save_state` filled.
+
+    Raises:
+        ValueError: if the state is of another class, has other shapes, or has nothing
+            in common with the optimizer. Nothing is assigned then.
     """
-    variables = optimizer.variables
-    problems = []
-    for position, (variable, shape) in enumerate(zip_longest(variables, saved)):
-        if variable is None:
-            problems.append(f"saved number {position} {shape}: nothing here")
-        elif shape != tuple(variable.shape):
-            saved_shape = "nothing" if shape is None else shape
-            here = tuple(variable.shape)
-            problems.append(f"{variable.path}: here {here}, saved {saved_shape}")
-    if not problems:
+    keys = set(store.keys())
+    if not keys:
+        warnings.warn(
+            f"The file holds no state of an optimizer: {layout.optimizer} stays as it "
+            "is.",
+            stacklevel=2,
+        )
         return
-    shown = "\n  ".join(problems[:8])
-    more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
-    raise ValueError(
-        f"The saved state is not of this optimizer, {type(optimizer).__name__}. It "
-        f"has {len(saved)} variables, this one {len(variables)}. Differences:"
-        f"\n  {shown}{more}\nTo use the weights of the model alone, load them "
-        "before `compile`."
-    )
+    if _KEY not in keys:
+        raise ValueError(
+            f"The saved state does not say whose it is, so not {layout.optimizer}'s: "
+            f"that of an optimizer of keras_gradopt does. {_ADVICE}"
+        )
+    saved = Layout.from_json(bytes(bytearray(store[_KEY])).decode(errors="replace"))
+    found = layout.check(saved)
+    values = {i: np.asarray(store[str(j)]) for i, j in found.items()}
+    variables = optimizer.variables
+    for i, value in values.items():
+        if value.shape != tuple(variables[i].shape):
+            raise ValueError(
+                f"The saved state of the optimizer is damaged: {layout.names()[i]} has "
+                f"shape {value.shape}"
+            )
+    if saved.is_too_early_for(optimizer):
+        warnings.warn(
+            f"The saved state of {layout.optimizer} is from before its first step. "
+            "This optimizer has made steps and stays as it is; to begin anew, compile "
+            "the model with a new optimizer.",
+            stacklevel=2,
+        )
+        return
+    for i, value in values.items():
+        variables[i].assign(value)
+    _warn_of_the_rest(layout, saved, found)
+
+
+def _warn_of_the_rest(layout, saved, found):
+    here = [name for i, name in enumerate(layout.names()) if i not in found]
+    there = set(found.values())
+    left = [name for j, name in enumerate(saved.names()) if j not in there]
+    if not saved.paths:  # saved before the first step: there was nothing else
+        here = []
+    said = []
+    if here:
+        said.append(f"not in the file, so as they were: {_listed(here)}")
+    if left and layout.paths:
+        said.append(f"in the file, but not here: {_listed(left)}")
+    elif left:
+        said.append(
+            "the optimizer is not built, so only its step and learning rate were "
+            "restored; call `optimizer.build(model.trainable_variables)` before loading"
+        )
+    if said:
+        warnings.warn(
+            f"The state of {layout.optimizer} was restored in part; {'; '.join(said)}.",
+            stacklevel=2,
+        )
 
 
 class CheckpointGuard:
-    """Puts the shapes of an optimizer's variables into its TensorFlow checkpoints.
+    """Puts the layout of an optimizer into its TensorFlow checkpoints.
 
-    `tf.train.Checkpoint` itself restores what has a counterpart and is silent about
-    the rest. Restored before the optimizer is built, the shapes are compared when it
-    is.
+    `tf.train.Checkpoint` restores by position, whatever a variable means. So the
+    layouts are compared before it assigns anything; or, for an optimizer that is not
+    built yet, when it is.
 
     Args:
         optimizer: the optimizer that a checkpoint tracks.
@@ -86,52 +263,65 @@ class CheckpointGuard:
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
-        self._saved: dict[str, Any] | None = None
+        self._saved: Layout | None = None
         if keras.backend.backend() == "tensorflow":
+            # an attribute, because TensorFlow tracks attributes
             optimizer._checkpointed_layout = _python_state()(self)
 
-    def layout(self) -> dict[str, Any]:
-        """What a checkpoint must have to fit; no shapes if the optimizer is unbuilt."""
-        optimizer = self._optimizer
-        variables = optimizer.variables if optimizer.built else []
-        return {
-            "class": type(optimizer).__name__,
-            "wrapped": hasattr(optimizer, "inner_optimizer"),
-            "shapes": [tuple(variable.shape) for variable in variables],
-        }
+    def text(self) -> str:
+        """What a checkpoint keeps."""
+        return self._optimizer.state_layout().to_json()
 
-    def restored(self, layout: dict[str, Any]) -> None:
-        """Takes what `layout` returned when the checkpoint was written."""
-        self._saved = layout
-        if self._optimizer.built:
-            self.check()
+    def restored(self, text: str) -> None:
+        """Takes what `text` returned when the checkpoint was written."""
+        self._saved = Layout.from_json(text)
+        self.check()
 
     def check(self) -> None:
         """Raises `ValueError` if a restored checkpoint does not fit."""
-        saved, self._saved = self._saved, None
-        if not saved or not saved["shapes"]:
+        here, saved = self._optimizer.state_layout(), self._saved
+        if not saved:
             return
-        here = self.layout()
-        if saved["wrapped"] != here["wrapped"]:
+        if here.paths:
+            self._saved = None
+        found = here.check(saved)
+        if saved.is_too_early_for(self._optimizer):
             raise ValueError(
-                f"The checkpoint is of {saved['class']}, this optimizer is "
-                f"{here['class']}, whose checkpoints keep the variables elsewhere."
+                f"The checkpoint of {saved.optimizer} is from before its first step: "
+                "restore it into a new optimizer."
             )
-        compare(self._optimizer, [tuple(shape) for shape in saved["shapes"]])
+        if not (here.paths and saved.paths):
+            return
+        if list(found.items()) == [(i, i) for i in range(len(saved.slots))] and len(
+            found
+        ) == len(here.slots):
+            return
+        ours, theirs = set(here.names()), set(saved.names())
+        differences = [
+            *(f"{name}: not in the checkpoint" for name in sorted(ours - theirs)),
+            *(f"{name}: only in the checkpoint" for name in sorted(theirs - ours)),
+        ] or ["the same variables in another order"]
+        separator = "\n  "
+        raise ValueError(
+            f"The checkpoint of {saved.optimizer} has other variables, and TensorFlow "
+            f"restores by position:\n  {_listed(differences, separator)}\nMake the "
+            "same variables trainable as when it was written, or save `.keras` or "
+            "`.weights.h5` files, which are restored by name."
+        )
 
 
 @functools.cache
 def _python_state() -> type:
     import tensorflow as tf
 
-    class Layout(tf.train.experimental.PythonState):
+    class PythonState(tf.train.experimental.PythonState):
         def __init__(self, guard):
             self._guard = guard
 
         def serialize(self):
-            return json.dumps(self._guard.layout())
+            return self._guard.text()
 
         def deserialize(self, string_value):
-            self._guard.restored(json.loads(string_value))
+            self._guard.restored(tf.compat.as_str(string_value))
 
-    return Layout
+    return PythonState

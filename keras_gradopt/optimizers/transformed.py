@@ -1,23 +1,24 @@
 """Transforms in front of any Keras optimizer object."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 
 from keras_gradopt import arguments
+from keras_gradopt.optimizers.compilation import outside_autograph
 from keras_gradopt.optimizers.pipeline import (
-    KeepsExclusions,
+    Persistent,
     Pipeline,
     PureUpdate,
     settings,
 )
-from keras_gradopt.optimizers.state import CheckpointGuard, load_state
+from keras_gradopt.optimizers.state import CheckpointGuard
 from keras_gradopt.transforms import Transform, register
 
 
 @register
-class Transformed(KeepsExclusions):
+class Transformed(Persistent):
     """Any Keras optimizer, with gradient transforms in front of its update.
 
     The transforms run left to right on what the inner optimizer's `update_step`
@@ -120,16 +121,19 @@ class Transformed(KeepsExclusions):
         """All that transforms within the update, in the order in which it runs."""
         return [self._pipeline, *getattr(self.inner_optimizer, "pipelines", [])]
 
+    @outside_autograph
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slot variables, one set per model variable."""
         if self.built:
             return
+        self._pipeline.plan(variables)  # what can fail comes before anything is made
         self._find_excluded(variables)
         self.inner_optimizer.build(variables)
         self._pipeline.build(variables)
         self._transform_slots = self._pipeline.slots
         self._guard.check()
 
+    @outside_autograph
     def apply(
         self,
         grads: Sequence[Any],
@@ -142,13 +146,6 @@ class Transformed(KeepsExclusions):
                 self.build(trainable_variables)
         with self._pipeline.functions.one_step():
             self.inner_optimizer.apply(grads, trainable_variables)
-
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Restores the state; raises `ValueError` if it is of another optimizer."""
-        if not self.built:
-            super().load_own_variables(store)  # Keras' warning: nothing to restore to
-            return
-        load_state(self, store)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
@@ -163,14 +160,32 @@ class Transformed(KeepsExclusions):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "Transformed":
-        """Creates the optimizer from what `get_config` returned."""
+        """Creates the optimizer from what `get_config` returned.
+
+        Raises:
+            ValueError: if it is not such a config, as when the name `"Transformed"`
+                stands alone, or nested without end.
+        """
+        config = dict(config)
+        if not {"inner_optimizer", "transforms"} <= set(config):
+            raise ValueError(
+                "Transformed is made of an inner optimizer and transforms, so its name "
+                f"alone, or a config without them, is not enough. Received: {config!r}"
+            )
 
         def deserialize(item):
             return keras.saving.deserialize_keras_object(item, custom_objects)
 
-        transforms = [deserialize(item) for item in config["transforms"]]
-        optimizer = cls(deserialize(config["inner_optimizer"]), transforms)
-        optimizer._pipeline.exclusions = config.get("exclude_from_weight_decay", {})
+        exclusions = cls._checked_exclusions(
+            config.get("exclude_from_weight_decay", {})
+        )
+        try:
+            transforms = [deserialize(item) for item in config["transforms"]]
+            inner = deserialize(config["inner_optimizer"])
+        except RecursionError:
+            raise ValueError("The config is nested too deeply.") from None
+        optimizer = cls(inner, transforms)
+        optimizer._pipeline.exclusions = exclusions
         return optimizer
 
     def __repr__(self) -> str:

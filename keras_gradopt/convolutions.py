@@ -1,0 +1,159 @@
+"""Which variables are convolution kernels, and which of their axes count kernels."""
+
+import gc
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import layers
+
+_CONV, _TRANSPOSED, _DEPTHWISE = (-1,), (-2,), (-2, -1)
+# layer classes, and for each of their weights that is a convolution kernel the axes
+# that count its kernels
+_CONVOLUTIONS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), {"kernel": _CONV}),
+    (
+        (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
+        {"kernel": _TRANSPOSED},
+    ),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), {"kernel": _DEPTHWISE}),
+    (
+        (layers.SeparableConv1D, layers.SeparableConv2D),
+        {"depthwise_kernel": _DEPTHWISE, "pointwise_kernel": _CONV},
+    ),
+    (
+        (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D),
+        {"kernel": _CONV, "recurrent_kernel": _CONV},
+    ),
+]
+# what these compute with their own weights is not Keras', so not known
+_FOREIGN = ("Layer", "Wrapper", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")
+_KERAS_LAYERS = tuple(
+    value
+    for name, value in vars(layers).items()
+    if isinstance(value, type)
+    and issubclass(value, layers.Layer)
+    and name not in _FOREIGN
+)
+
+
+def kernel_axes(
+    variables: Sequence[keras.Variable],
+    given: Mapping[str, Sequence[int] | None] | None = None,
+) -> list[tuple[int, ...] | None]:
+    """For each variable the axes that count its kernels, or None.
+
+    A variable does not know its layer, and neither its shape nor its name tells a
+    Conv2D kernel from a transposed or depthwise one, or from an attention kernel. So
+    the layers that own the variables are looked up.
+
+    Args:
+        variables: of a model.
+        given: for variables whose path ends so the axes, or None for no kernel.
+
+    Raises:
+        ValueError: if one of `given` fits no variable, or names an axis too high.
+
+    Warns:
+        UserWarning: of variables of rank 3 or more whose layer is not found, or is of a
+            class that Keras does not know.
+    """
+    owners = _owners([v for v in variables if len(v.shape) > 2])
+    found: list[tuple[int, ...] | None] = []
+    guessed, unknown = [], []
+    left = dict(given or {})
+    for variable in variables:
+        rank = len(variable.shape)
+        path = getattr(variable, "path", variable.name)
+        owner = owners.get(id(variable))
+        ends = [end for end in given or {} if f"/{path}".endswith(f"/{end}")]
+        if ends:
+            axes = given[ends[0]]
+            left.pop(ends[0], None)
+        elif rank < 3:
+            axes = None
+        elif owner is None:
+            axes = _CONV if rank < 6 else None
+            guessed.append(path)
+        else:
+            axes = _of_layer(owner, variable)
+            unknown += [] if isinstance(owner, _KERAS_LAYERS) else [path]
+        if axes is not None and not all(-rank <= axis < rank for axis in axes):
+            raise ValueError(f"{path} has {rank} axes. Received: kernel_axes={axes}")
+        found.append(None if axes is None else tuple(axis % rank for axis in axes))
+    if left:
+        paths = [getattr(variable, "path", variable.name) for variable in variables]
+        raise ValueError(
+            f"`kernel_axes` names {sorted(left)}, which none of the variables ends "
+            f"with: {paths}"
+        )
+    _warn(guessed, "belong to no layer that could be found, so if of rank 3 to 5 they "
+          "are taken for kernels of a Conv layer, (..., in, out)")  # fmt: skip
+    _warn(unknown, "belong to layers that Keras does not know, so they are taken for "
+          "no convolution kernels")  # fmt: skip
+    return found
+
+
+def _of_layer(layer, variable):
+    for classes, kernels in _CONVOLUTIONS:
+        if isinstance(layer, classes):
+            return kernels.get(variable.name)
+    return None
+
+
+def _warn(paths, said):
+    if paths:
+        more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+        warnings.warn(
+            f"Whiten: {', '.join(paths[:8])}{more} {said}. `Whiten(kernel_axes={{path: "
+            "axes})` says which of their axes count kernels.",
+            stacklevel=2,
+        )
+
+
+def _owners(variables: Sequence[Any]) -> dict[int, layers.Layer]:
+    """For the id of each variable the innermost layer that has it.
+
+    A living object refers to its class, so who refers to a convolution's class is one;
+    for what is left, who refers to a variable, to what refers to it, and so on.
+    (`gc.get_objects` would touch what other threads are just making, which breaks
+    there; to look for all variables in the second way takes seconds.)
+    """
+    owners: dict[int, layers.Layer] = {}
+    left = {id(variable): variable for variable in variables}
+
+    def take(holders):
+        for layer in holders:
+            if not _is_layer(layer) or not layer.built:
+                continue
+            size = len(layer.weights)
+            for weight in layer.weights:
+                before = owners.get(id(weight))
+                if id(weight) in left and (
+                    before is None or size < len(before.weights)
+                ):
+                    owners[id(weight)] = layer
+
+    classes = [cls for of_kind, _ in _CONVOLUTIONS for cls in of_kind]
+    for cls in classes:
+        classes += [below for below in cls.__subclasses__() if below not in classes]
+    take(gc.get_referrers(*classes))
+    holders = [variable for key, variable in left.items() if key not in owners]
+    seen = {id(left)}
+    for _ in range(3):  # a list, the dictionary of attributes, the layer
+        if not holders:
+            break
+        holders = [
+            holder
+            for holder in gc.get_referrers(*holders)
+            if (isinstance(holder, (list, dict)) or _is_layer(holder))
+            and id(holder) not in seen
+        ]
+        seen |= {id(holder) for holder in holders} | {id(holders)}
+        take(holders)
+    return owners
+
+
+def _is_layer(value):
+    return issubclass(type(value), layers.Layer)

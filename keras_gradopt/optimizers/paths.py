@@ -1,0 +1,61 @@
+"""Which variable is which, though a model's paths and those of it loaded differ.
+
+A layer is `sequential/inner/dense` where it was built within its model, and `dense`
+where it was loaded; of a second model in a process the first part is `sequential_1`.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+
+def matching(here: Sequence[str], saved: Sequence[str]) -> dict[int, int]:
+    """Pairs the variables of two models by their paths.
+
+    Two paths fit if they are equal or one of them ends in the other; if all paths of
+    one side begin alike, that first part may be another one on the other side. Where
+    several fit, they are paired in order if their numbers agree, and else not at all.
+
+    Args:
+        here: paths such as `sequential/dense/kernel`, in the optimizer's order.
+        saved: the paths of the other model.
+
+    Returns:
+        For each position in `here` that has a counterpart its position in `saved`.
+
+    Example:
+
+    >>> matching(["dense/kernel", "dense/bias"], ["model/dense/bias"])
+    {1: 0}
+    """
+    left, right = _parts(here), _parts(saved)
+    found = _pairs(left, right)
+    ours, theirs = ({path[0] for path in side} for side in (left, right))
+    if len(ours) == len(theirs) == 1 and ours != theirs:
+        without = _pairs(*([path[1:] for path in side] for side in (left, right)))
+        found = max(found, without, key=len)
+    return dict(sorted(found.items()))
+
+
+def _parts(paths):
+    return [tuple(path.split("/")) for path in paths]
+
+
+def _pairs(left, right):
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    longest = max(map(len, [*left, *right]), default=0)
+    for length in range(longest, 0, -1):  # the most telling ends first
+        ends = defaultdict(lambda: ([], []))
+        for side, (paths, done) in enumerate(((left, found), (right, taken))):
+            for position, path in enumerate(paths):
+                if position not in done and len(path) >= length:
+                    ends[path[-length:]][side].append(position)
+        for ours, theirs in ends.values():
+            whole = [
+                {len(paths[position]) == length for position in positions}
+                for paths, positions in ((left, ours), (right, theirs))
+            ]
+            if len(ours) == len(theirs) and {True} in whole:
+                found.update(zip(ours, theirs))
+                taken.update(theirs)
+    return found

@@ -1,0 +1,131 @@
+"""An optimizer is built wholly or not at all; none steps without its transforms."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from running import BACKEND
+
+import keras_gradopt as kg
+from keras_gradopt import transforms as kt
+
+
+class Fails(kt.Transform):
+    """A transform whose plan fails the first time, or always."""
+
+    def __init__(self, times=1):
+        self.times = times
+
+    def plan(self, variables):
+        self.times -= 1
+        if self.times >= 0:
+            raise KeyError("on purpose")
+        return super().plan(variables)
+
+    def apply(self, gradient, slots, plan):
+        return kt.Result(2.0 * gradient)
+
+
+class FailsLater(kt.Transform):
+    """A transform whose slots cannot be made."""
+
+    slots = (kt.Slot("wrong", initial="wrong"),)
+
+    def apply(self, gradient, slots, plan):
+        return kt.Result(gradient, slots=slots)
+
+
+def inner():
+    return keras.optimizers.SGD(1.0)
+
+
+@pytest.mark.parametrize("make", [inner, kg.RAdam, kg.GAFSGD, kg.AdamNorm])
+def test_a_failed_build_has_not_happened(make):
+    optimizer, weight = kg.Transformed(make(), [Fails()]), keras.Variable([1.0])
+    with pytest.raises(KeyError, match="on purpose"):
+        optimizer.apply([ops.ones(1)], [weight])
+    assert not optimizer.built
+    optimizer.apply([ops.ones(1)], [weight])
+    straight = kg.Transformed(make(), [Fails(0)])
+    expected = keras.Variable([1.0])
+    straight.apply([ops.ones(1)], [expected])
+    assert float(weight[0]) == float(expected[0])
+    assert len(optimizer.variables) == len(straight.variables)
+
+
+@pytest.mark.parametrize("make", [inner, kg.RAdam])
+def test_no_step_without_transforms(make):
+    """Where the build fails half way, and where only the inner optimizer is built."""
+    weight = keras.Variable([1.0])
+    optimizer = kg.Transformed(make(), [FailsLater()])
+    with pytest.raises(Exception):  # noqa: B017 - of the backend
+        optimizer.build([weight])
+    half = kg.Transformed(make(), [kt.CorrectNorm()])
+    half.inner_optimizer.build([weight])
+    for one in (optimizer, half):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="not built"):
+                one.apply([ops.ones(1)], [weight])
+    assert float(weight[0]) == 1.0
+
+
+def test_a_plan_too_few_is_refused():
+    class TooFew(kt.Transform):
+        def plan(self, variables):
+            return [None]
+
+    variables = [keras.Variable([1.0]), keras.Variable([1.0])]
+    with pytest.raises(ValueError, match="returned 1 plans for 2 variables"):
+        kg.Transformed(inner(), [TooFew()]).build(variables)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="AutoGraph")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: kg.Transformed(inner(), [kt.Whiten()]),
+        lambda: kg.WGDSGD(1.0, momentum=0.0),
+        lambda: kg.Transformed(kg.GAFSGD(), [kt.Whiten(), kt.CorrectNorm()]),
+    ],
+)
+def test_first_step_within_a_tensorflow_function(make):
+    """AutoGraph must not rewrite what builds the optimizer."""
+    import tensorflow as tf
+
+    def trained(wrap):
+        layer = layers.Conv2D(2, 1, kernel_initializer="ones", use_bias=False)
+        layer.build((None, 3, 3, 1))
+        optimizer = make()
+
+        def step(gradient):
+            optimizer.apply([gradient], [layer.kernel])
+
+        step = wrap(step)
+        for scale in (1.0, 2.0):
+            step(tf.reshape([scale, 3.0 * scale], (1, 1, 1, 2)))
+        return ops.convert_to_numpy(layer.kernel)
+
+    in_function = trained(tf.function)
+    np.testing.assert_allclose(in_function, trained(lambda step: step), rtol=1e-6)
+    assert np.ptp(in_function) > 0.1
+
+
+def test_transformed_by_name_alone_says_what_is_missing():
+    with pytest.raises(ValueError, match="inner optimizer and transforms"):
+        keras.optimizers.get("keras_gradopt>Transformed")
+
+
+def test_config_nested_without_end_is_refused():
+    config = kg.Transformed(inner(), []).get_config()
+    for _ in range(2000):
+        config = {
+            "inner_optimizer": {
+                "class_name": "Transformed",
+                "module": None,
+                "registered_name": "keras_gradopt>Transformed",
+                "config": config,
+            },
+            "transforms": [],
+        }
+    with pytest.raises(ValueError, match="nested too deeply"):
+        kg.Transformed.from_config(config)
