@@ -105,7 +105,6 @@ def test_learning_rate_between_two_fits(name):
 
 
 @every_kind
-@every_arm
 def test_best_checkpoint_goes_on(name, kind, tmp_path):
     path = tmp_path / "best.keras"
     checkpoint = keras.callbacks.ModelCheckpoint(path, "loss", save_best_only=True)
@@ -119,7 +118,6 @@ def test_best_checkpoint_goes_on(name, kind, tmp_path):
 
 
 @every_kind
-@every_arm
 def test_backup_after_an_interruption(name, kind, tmp_path):
     """The interrupted run, fitted again, ends as one that was not interrupted."""
 
@@ -182,7 +180,6 @@ def test_transformed_by_name_alone_says_what_is_missing():
 
 
 @every_kind
-@every_arm
 def test_pickle_and_deepcopy_of_a_model(name, kind):
     """What a copy of Adam's model keeps, a copy of ours keeps too."""
     model = trained(kind, name)
@@ -196,7 +193,6 @@ def test_pickle_and_deepcopy_of_a_model(name, kind):
 
 @tensorflow_only
 @every_kind
-@every_arm
 def test_exported_model_predicts_alike(name, kind, tmp_path):
     import tensorflow as tf
 

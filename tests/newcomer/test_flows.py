@@ -40,7 +40,6 @@ pytestmark = pytest.mark.slow
 
 
 @every_kind
-@every_arm
 def test_saved_and_loaded_goes_on(name, kind, tmp_path):
     model = trained(kind, name)
     again, found = reload(model, tmp_path)
@@ -49,15 +48,25 @@ def test_saved_and_loaded_goes_on(name, kind, tmp_path):
     assert np.isfinite(fit(again)).all()
 
 
+def assert_said(name, kind, found, *names):
+    """A subclassed model makes its layers anew: trainable, and without LoRA.
+
+    So its file has all that the loaded model needs, and there is nothing to say.
+    """
+    if kind == "subclassed":
+        assert not found
+    else:
+        assert_one_warning(name, found, *names)
+
+
 @every_kind
-@every_arm
 def test_frozen_after_training(name, kind, tmp_path):
     """Two layers of the middle, so that nothing is where it was in the list."""
     model = trained(kind, name)
     for frozen in ("b", "c"):
         layer(model, frozen).trainable = False
     again, found = reload(model, tmp_path)
-    assert_one_warning(name, found, "b/kernel", "c/bias")
+    assert_said(name, kind, found, "b/kernel", "c/bias")
     assert_goes_on(name, again, model, of("a", "d", "head"))
     assert np.isfinite(fit(again)).all()
 
@@ -74,7 +83,6 @@ def test_frozen_as_a_whole_and_thawed(name, tmp_path):
 
 
 @every_kind
-@every_arm
 def test_thawed_and_saved_without_compiling_again(name, kind, tmp_path):
     model = KINDS[kind]()
     for frozen in ("a", "c"):
@@ -84,17 +92,14 @@ def test_thawed_and_saved_without_compiling_again(name, kind, tmp_path):
         layer(model, thawed).trainable = True
     again, found = reload(model, tmp_path)
     assert_one_warning(name, found, "a/kernel", "c/bias")
-    for thawed in ("a", "c"):
-        layer(model, thawed).trainable = False  # the rest alone can be compared
     assert_goes_on(name, again, model, of("b", "d", "head"))
-    for thawed in ("a", "c"):
-        layer(model, thawed).trainable = True
     assert np.isfinite(fit(again)).all()
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["sequential", "functional"])
 @every_arm
 def test_quantized_after_training(name, kind, tmp_path):
+    """Keras itself cannot load a subclassed model that was quantized."""
     model = trained(kind, name)
     model.quantize("int8")
     again, found = reload(model, tmp_path)
@@ -104,15 +109,12 @@ def test_quantized_after_training(name, kind, tmp_path):
 
 
 @every_kind
-@every_arm
 def test_lora_enabled_after_training(name, kind, tmp_path):
     model = trained(kind, name)
     layer(model, "c").enable_lora(2)
     again, found = reload(model, tmp_path)
-    assert_one_warning(name, found, "c/kernel", "lora_kernel_a")
-    layer(model, "c").trainable = layer(again, "c").trainable = False
-    assert_goes_on(name, again, model, of("a", "b", "d", "head"))
-    layer(again, "c").trainable = True
+    assert_said(name, kind, found, "c/kernel", "lora_kernel_a")
+    assert_goes_on(name, again, model, [*of("a", "b", "d", "head"), "c/bias"])
     assert np.isfinite(fit(again)).all()
 
 
@@ -191,7 +193,6 @@ def test_discriminator_saved_while_frozen(name, tmp_path):
 
 
 @every_kind
-@every_arm
 def test_weights_of_the_first_stage_after_the_second(name, kind, tmp_path):
     """Transfer learning: the head alone, then all, then back to the first file."""
     path = tmp_path / "first.weights.h5"
@@ -278,7 +279,6 @@ def test_weights_into_a_network_already_trained(name, tmp_path):
 
 
 @every_kind
-@every_arm
 def test_weights_saved_before_training_into_a_trained_model(name, kind, tmp_path):
     """No step of RAdam ten times too long: the state stays wholly as it was."""
     model = compiled(KINDS[kind](), name)

@@ -89,7 +89,6 @@ def test_built_by_the_first_step_of_a_graph(name):
 
 
 @every_kind
-@every_arm
 def test_own_loop_is_fit(name, kind):
     """`GradientTape`, `stateless_apply`, `backward`: as each backend's guide has it."""
     model, other = KINDS[kind](), KINDS[kind]()
@@ -232,7 +231,6 @@ def test_frozen_layers_have_no_slots_and_stay(name):
 
 @pytest.mark.parametrize("by", ["variable", "name"])
 @every_kind
-@ours
 def test_exclusions_from_weight_decay_survive(name, kind, by, tmp_path):
     """Saved and loaded, then two steps without gradients: only decay is left."""
     model = KINDS[kind]()
