@@ -205,6 +205,11 @@ def load_state(layout: Layout, optimizer: Any, store: Mapping[str, Any]) -> None
             f"that of an optimizer of keras_gradopt does. {_ADVICE}"
         )
     saved = Layout.from_json(bytes(bytearray(store[_KEY])).decode(errors="replace"))
+    if keys - {_KEY} != {str(position) for position in range(len(saved.slots))}:
+        raise ValueError(
+            f"The saved state of the optimizer is damaged: it has {len(keys) - 1} "
+            f"variables and describes {len(saved.slots)}."
+        )
     found = layout.check(saved)
     values = {i: np.asarray(store[str(j)]) for i, j in found.items()}
     variables = optimizer.variables
