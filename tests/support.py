@@ -157,10 +157,8 @@ KERAS_CANNOT = f"""
 Each is tried with Keras' own Adam (`tests/test_limits.py`), so that we notice when it
 is mended.
 
-| what | the error | instead |
-|---|---|---|
-| {" | ".join(JIT)} |
-| {" | ".join(WORKERS)} |
+- **{"**: ".join(JIT[:2])}. Instead: {JIT[2]}.
+- **{"**: ".join(WORKERS[:2])}. Instead: {WORKERS[2]}.
 """
 
 
@@ -221,7 +219,7 @@ def render(results, keras_tests, optimizers):
         "# What works with what",
         "",
         f"{number} features were tried with {len(optimizers)} optimizers on "
-        "TensorFlow, JAX and PyTorch (on CPUs). What is not in the first table works "
+        "TensorFlow, JAX and PyTorch (on CPUs). What is not in the first list works "
         "with every optimizer on every backend.",
         "",
         "Generated from the outcomes of the tests by `tests/support.py`; CI checks "
@@ -239,6 +237,8 @@ def render(results, keras_tests, optimizers):
         *by_optimizer(have, optimizers),
         "",
         "## By feature",
+        "",
+        "With how many of the optimizers; where not with all, the list above says why.",
         *by_feature(have, optimizers),
         KERAS_CANNOT,
         *keras_lines(keras_tests),
@@ -258,10 +258,9 @@ def exceptions(have, optimizers):
             gaps.append(f"{feature} on {backend}: {missing} optimizers")
     if gaps:
         sys.exit("Not shown by any test, and no reason given:\n" + "\n".join(gaps))
-    yield from table("feature", "not on", "why")
     for (feature, names, why), missing in backends.items():
-        only = f" but with {', '.join(names)}" if names else ""
-        yield row(feature, where(missing) + only, why)
+        only = f"only with {', '.join(names)}" if names else "not"
+        yield f"- **{feature}**: {only} on {where(missing)}. {why}"
 
 
 def by_optimizer(have, optimizers):
@@ -290,13 +289,21 @@ def by_feature(have, optimizers):
 
 
 def keras_lines(keras_tests):
-    """Keras' own tests, a table for each file: how many stand-ins passed."""
+    """Keras' own tests, a list for each file: how many stand-ins passed where."""
     rows = defaultdict(dict)
     for backend, tests in keras_tests.items():
         for test, outcomes in tests.items():
             passed = outcomes.count("passed")
             counts = {"passed": passed, "skipped": len(outcomes) - passed}
             rows[test][backend] = ", ".join(f"{n} {w}" for w, n in counts.items() if n)
+    alike = defaultdict(lambda: defaultdict(list))  # file -> outcomes -> tests
+    for test, by_backend in sorted(rows.items()):
+        file, _, name = test.partition("::")
+        backends = defaultdict(list)  # outcome -> where
+        for backend in BACKENDS:
+            backends[by_backend.get(backend, "not run")].append(backend)
+        outcomes = "; ".join(f"{o} on {where(b)}" for o, b in backends.items())
+        alike[file][outcomes].append(f"`{name}`")
     yield "## Keras' own tests, one by one"
     yield ""
     yield (
@@ -304,16 +311,9 @@ def keras_lines(keras_tests):
         "(`tests/test_keras_own.py`); each runs with several of ours. Skips are Keras' "
         "own: what the backend cannot do, or that tf_keras is not installed."
     )
-    files = defaultdict(list)
-    for test in sorted(rows):
-        file, _, name = test.partition("::")
-        files[file].append((name, rows[test]))
-    for file, tests in files.items():
+    for file, tests in alike.items():
         yield from ("", f"### `{file}`", "")
-        yield from table("test", *BACKENDS.values())
-        for name, by_backend in tests:
-            cells = [by_backend.get(backend, "-") for backend in BACKENDS]
-            yield row(f"`{name}`", *cells)
+        yield from (f"- {outcomes}: {', '.join(t)}" for outcomes, t in tests.items())
 
 
 def main():

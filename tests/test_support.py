@@ -69,13 +69,15 @@ def told(text):
     for feature, *cells in rows(text, "## By feature"):
         for backend, cell in zip(support.BACKENDS, cells):
             found[feature, backend] = cell
-    for feature, where, _ in rows(text, "## What does not work, or was not tried"):
-        backends, _, but = where.partition(" but with ")
+    exceptions = re.findall(
+        r"^- \*\*(.+)\*\*: (?:not|only with (.+?)) on (.+?)\. [A-Z`].*\.$", text, re.M
+    )
+    for feature, only, backends in exceptions:
+        names = only.split(", ") if only else []
         for backend, name in support.BACKENDS.items():
             if name in backends.split(", "):
-                number = len(but.split(", ")) if but else "-"
-                assert found[feature, backend] == str(number)
-                found[feature, backend] = but.split(", ") if but else []
+                assert found[feature, backend] == str(len(names) or "-")
+                found[feature, backend] = names
     found = {k: OPTIMIZERS if v == "all" else v for k, v in found.items()}
     return {k: v for k, v in found.items() if k[0] != "feature"}
 
@@ -93,7 +95,13 @@ def test_page_tells_each_outcome(folder):
             assert int(number) == len(has)
     assert numbers["Ada"][-1] == numbers["Cy"][-1] == "-"
     assert numbers["Bob"][-1] == f"{KILLED}: JAX, PyTorch"
-    assert "| `test_get` | 2 passed, 1 skipped | 2 passed, 1 skipped | - |" in text
+    own = "- 2 passed, 1 skipped on TensorFlow, JAX; not run on PyTorch: `test_get`\n"
+    assert text.endswith(f"### `optimizer_test`\n\n{own}")
+
+
+def test_exception_that_is_none_any_more_goes(folder):
+    shown = everything() | {(KILLED, "jax"): OPTIMIZERS}
+    assert told(page(folder(shown))) == shown
 
 
 def test_no_table_is_wide(folder):
