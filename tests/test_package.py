@@ -87,13 +87,6 @@ def test_examples_are_not_few():
     assert examples > 2 * len(keras_gradopt.optimizers.__all__)
 
 
-def test_quickstart_of_the_readme_runs():
-    block = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    namespace = {}
-    exec(block, namespace)
-    assert isinstance(namespace["model"].optimizer, keras_gradopt.Transformed)
-
-
 def test_uses_public_keras_only():
     for path in (ROOT / "keras_gradopt").rglob("*.py"):
         assert "keras.src" not in path.read_text(), path
