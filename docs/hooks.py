@@ -17,6 +17,7 @@ PUBLIC_MODULES = [
     "keras_gradopt.callbacks",
     "keras_gradopt.equations",
 ]
+BESIDE_ALL = ["keras_gradopt.inspect"]  # public, but not in __all__
 documented = set()  # anchors on all pages
 
 
@@ -48,10 +49,14 @@ def on_env(env, config, files):
         PluginError: with all of them.
     """
     package = griffe.load("keras_gradopt", search_paths=[ROOT], resolve_aliases=True)
-    public = {
-        f"{module}.{name}": package[f"{module}.{name}".removeprefix("keras_gradopt.")]
+    listed = [
+        f"{module}.{name}"
         for module in PUBLIC_MODULES
         for name in names(package.modules_collection[module])
+    ]
+    public = {
+        name: package[name.removeprefix("keras_gradopt.")]
+        for name in [*listed, *BESIDE_ALL]
     }
     absent = [n for n in public if n not in documented and not public[n].is_module]
     faults = [f"{n} is on no page of docs/api" for n in absent]

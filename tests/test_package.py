@@ -1,5 +1,6 @@
 """The package as a whole: public names, docstrings, packaging."""
 
+import builtins
 import doctest
 import importlib
 import inspect
@@ -47,6 +48,13 @@ def test_every_public_name_is_listed():
             and not name.startswith("_")
         }
         assert own <= set(PUBLIC)
+
+
+def test_star_import_shadows_nothing_of_the_standard_library():
+    """Python's own `inspect` in particular; ours is `keras_gradopt.inspect`."""
+    for name in MODULES:
+        own = getattr(importlib.import_module(name), "__all__", ())
+        assert not {*own} & {*sys.stdlib_module_names, *dir(builtins)}, name
 
 
 @pytest.mark.parametrize("name", PUBLIC)
