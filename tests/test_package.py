@@ -17,6 +17,7 @@ import pytest
 from running import BACKEND
 
 import keras_gradopt
+from keras_gradopt.arguments import OptimizerKeywords
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["keras_gradopt"] + [
@@ -68,6 +69,16 @@ def test_public_class_has_a_docstring(name):
         for argument in arguments - {"args", "kwargs"}:
             assert f"\n        {argument}: " in documented, argument
         assert "Raises:" in documented or not arguments
+
+
+@pytest.mark.parametrize("name", keras_gradopt.optimizers.__all__)
+def test_an_argument_says_what_it_is(name):
+    """And does not send the reader to another class; Keras' keywords by name, too."""
+    text = PUBLIC[name].__doc__.split("Args:")[1].split("Raises:")[0]
+    assert not re.search(r"\b[Ss]ee\b|\b[Aa]s (in|of) `", text)
+    if "keywords" in inspect.signature(PUBLIC[name]).parameters:
+        for keyword in OptimizerKeywords.__annotations__:
+            assert f"`{keyword}`" in text, keyword
 
 
 @pytest.mark.parametrize("name", PUBLIC)
