@@ -17,6 +17,7 @@ PUBLIC_MODULES = [
     "keras_gradopt.callbacks",
     "keras_gradopt.equations",
 ]
+BESIDE_ALL = ["keras_gradopt.inspect"]  # public, but not in __all__
 documented = set()  # anchors on all pages
 
 
@@ -35,8 +36,10 @@ def on_config(config):
 
 
 def on_page_content(html, **keywords):
-    """Collects what has a place on a page."""
+    """Collects what has a place on a page; pictures become links to themselves."""
     documented.update(re.findall(r'\bid="(keras_gradopt[\w.]*)"', html))
+    link = r'<a class="figure" href="\2" title="Enlarge">\1</a>'
+    return re.sub(r'(<img\b[^>]*\bsrc="([^"]+)"[^>]*>)', link, html)
 
 
 def on_env(env, config, files):
@@ -46,10 +49,14 @@ def on_env(env, config, files):
         PluginError: with all of them.
     """
     package = griffe.load("keras_gradopt", search_paths=[ROOT], resolve_aliases=True)
-    public = {
-        f"{module}.{name}": package[f"{module}.{name}".removeprefix("keras_gradopt.")]
+    listed = [
+        f"{module}.{name}"
         for module in PUBLIC_MODULES
         for name in names(package.modules_collection[module])
+    ]
+    public = {
+        name: package[name.removeprefix("keras_gradopt.")]
+        for name in [*listed, *BESIDE_ALL]
     }
     absent = [n for n in public if n not in documented and not public[n].is_module]
     faults = [f"{n} is on no page of docs/api" for n in absent]
@@ -65,15 +72,23 @@ def names(module):
     return [n for n in module.exports if not n.startswith("__")]
 
 
-class Examples(griffe.Extension):
-    """Indents examples, so that they become a section of their own, with colours."""
+class Docstrings(griffe.Extension):
+    """Examples in colours; types and defaults once, in the signature."""
 
     def on_object(self, *, obj, **keywords):
         """Called for everything that has a docstring."""
         if obj.docstring:
+            # indented, they become a section of their own
             obj.docstring.value = re.sub(
                 r"^Example:\n\n((?:.+\n?)+)",
                 lambda block: "Examples:\n" + re.sub("(?m)^", "    ", block[1]),
                 obj.docstring.value,
                 flags=re.MULTILINE,
             )
+            obj.docstring.value = re.sub(
+                r"\s+Defaults\s+to\s+`[^`]+`\.", "", obj.docstring.value
+            )
+            for section in obj.docstring.parsed:
+                if section.kind is griffe.DocstringSectionKind.parameters:
+                    for parameter in section.value:
+                        parameter.annotation = parameter.value = None

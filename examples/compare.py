@@ -35,6 +35,7 @@ import multiprocessing
 import os
 import platform
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -776,18 +777,28 @@ def plot_sensitivity(results: Results, path: Path) -> None:
 
 
 def plot_differences(results: Results, path: Path) -> None:
-    """Paired differences with intervals, in per cent of the other's loss."""
+    """Paired differences with intervals, in per cent of the other's loss.
+
+    Narrow, with large letters: it is read on phones, too.
+    """
     from matplotlib.figure import Figure
 
     found = {workload: results.comparisons(workload) for workload in results.workloads}
-    pairs: dict[tuple[str, str], int] = {}
-    for with_adam in (True, False):
-        for row in itertools.chain(*found.values()):
-            if (row["against"] == "Adam") == with_adam:
-                pairs.setdefault((row["optimizer"], row["against"]), len(pairs))
-    width = 2.5 + 2.4 * len(found)
-    figure = Figure(figsize=(width, 1.5 + 0.22 * len(pairs)), layout="constrained")
-    axes = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    groups: dict[str, dict[str, None]] = {"Adam": {}}  # against -> optimizers, in order
+    for row in itertools.chain(*found.values()):
+        groups.setdefault(row["against"], {})[row["optimizer"]] = None
+    lines = [
+        (optimizer, against)
+        for against, optimizers in groups.items()
+        for optimizer in (None, *optimizers)  # None: the group's title
+    ]
+    width, height = 4.5, 1.75 + 0.135 * len(lines)
+    figure = Figure(figsize=(width, height))
+    room = {"left": 1.5 / width, "right": 1 - 0.12 / width, "wspace": 0.1}
+    room |= {"bottom": 0.65 / height, "top": 1 - 1.1 / height}
+    axes = figure.subplots(1, len(found), squeeze=False, sharey=True, gridspec_kw=room)[
+        0
+    ]
     colors = {"better": "C0", "worse": "C3", "no detectable difference": "0.6"}
     for axis, (workload, rows) in zip(axes, found.items()):
         for row in rows:
@@ -796,31 +807,34 @@ def plot_differences(results: Results, path: Path) -> None:
             other = results.column(workload, row["against"], "test_loss").mean()
             middle, low, high = (100 * row[k] / other for k in ("mean", "low", "high"))
             axis.errorbar(
-                middle, pairs[row["optimizer"], row["against"]],
-                xerr=[[middle - low], [high - middle]], fmt="o", markersize=4,
-                color=colors[row["verdict"]], capsize=2,
+                middle, lines.index((row["optimizer"], row["against"])),
+                xerr=[[middle - low], [high - middle]], fmt="|", markersize=6,
+                markeredgewidth=1.3, linewidth=1.8, color=colors[row["verdict"]],
             )  # fmt: skip
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(WORKLOADS[workload].title, size=10)
+        axis.axvline(0, color="black", linewidth=0.5)
+        title = textwrap.fill(WORKLOADS[workload].title, 14)
+        axis.set_title(title, size=7.5, rotation=90)
         axis.set_xscale("symlog", linthresh=10)
         widest = 1.3 * max(20.0, *map(abs, axis.get_xlim()))
-        far = (0, 10, 100) if widest < 1000 else (0, 100, 1000)
-        ticks = [sign * tick for sign in (-1, 1) for tick in far]
-        ticks = sorted({tick for tick in ticks if abs(tick) <= widest})
-        axis.set_xticks(ticks, [f"{tick:+}" if tick else "0" for tick in ticks])
+        tick = next(tick for tick in (1000, 100, 10) if tick <= widest)
+        axis.set_xticks([-tick, 0, tick], ["", "", f"+{tick}"])
         axis.set_xticks([], minor=True)
         axis.set_xlim(-widest, widest)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=6.2, length=0, pad=2)
         axis.grid(alpha=0.3)
-    labels = [f"{optimizer} - {against}" for optimizer, against in pairs]
-    axes[0].set_yticks(list(pairs.values()), labels, fontsize="small")
-    axes[0].set_ylim(len(pairs), -1)
-    figure.supxlabel(
-        "difference of test loss, % of the other's (linear to 10, logarithmic beyond); "
-        "blue: better, red: worse, grey: no detectable difference",
-        size="small",
-    )
-    figure.savefig(path, dpi=90)
+    labels = [optimizer or f"vs {against}" for optimizer, against in lines]
+    axes[0].set_yticks(range(len(lines)), labels)
+    axes[0].set_ylim(len(lines) - 0.5, -0.5)
+    for (optimizer, _), label in zip(lines, axes[0].get_yticklabels()):
+        label.set(size=7.5, weight="normal" if optimizer else "bold")
+    figure.text(
+        0.02, 0.02,
+        "Difference of test loss with 95 % interval, in % of the other's;\n"
+        "linear to 10, logarithmic beyond; the black line is 0.\n"
+        "Blue: better, red: worse, grey: no detectable difference",
+        size=7.5,
+    )  # fmt: skip
+    figure.savefig(path, dpi=200)
 
 
 """

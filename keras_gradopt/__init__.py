@@ -18,7 +18,7 @@ requirements.check()
 
 from keras_gradopt import callbacks, equations, optimizers, transforms
 from keras_gradopt.advice import ActivationAdvice, recommend_activation
-from keras_gradopt.inspection import inspect
+from keras_gradopt.inspection import inspect as inspect  # see below
 from keras_gradopt.optimizers import (
     GAFSGD,
     WGDSGD,
@@ -41,6 +41,7 @@ from keras_gradopt.optimizers import (
 )
 from keras_gradopt.version import __version__
 
+# without inspect: a star import would put it in the place of Python's own
 __all__ = [
     "GAFSGD",
     "WGDSGD",
@@ -64,7 +65,6 @@ __all__ = [
     "__version__",
     "callbacks",
     "equations",
-    "inspect",
     "optimizers",
     "recommend_activation",
     "transforms",

@@ -1,4 +1,4 @@
-"""The support matrix in `docs/support.md`, from the outcomes of the tests.
+"""What works with what, in `docs/support.md`, from the outcomes of the tests.
 
 Runs of the tests with the environment variable `SUPPORT_RESULTS` set leave their
 outcomes in that folder (see `conftest.py`). From the runs on all backends, fast and
@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "support.md"
-BACKENDS = {"tensorflow": "T", "jax": "J", "torch": "P"}
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 # section -> feature -> the tests that show it, each of them for every optimizer
 FEATURES = {
@@ -100,16 +100,17 @@ RUNS_ON = {
     "test_model_parallel": "jax",
 }
 
-# feature, backend -> why it is not there; anything else that is missing is an error
+# feature, backend -> why no optimizer has it there; anything else that is missing is
+# an error
 LIMITS = {
-    ("`fit` with `jit_compile=True`", "torch"): "PyTorch: Keras compiles the model "
-    "there, never the optimizer.",
-    ("sparse gradients of embeddings", "jax"): "JAX: gradients of Keras' embeddings "
-    "are dense; `BCOO` gradients pass Keras' own `optimizer_sparse_test.py`.",
-    ("sparse gradients of embeddings", "torch"): "PyTorch: gradients of Keras' "
-    "embeddings are dense.",
-    ("`stateless_apply`, also accumulating", "tensorflow"): "TensorFlow: Keras raises "
-    "`ValueError: stateless_apply is not supported with the TensorFlow backend`.",
+    ("`fit` with `jit_compile=True`", "torch"): "Keras compiles the model there, never "
+    "the optimizer.",
+    ("sparse gradients of embeddings", "jax"): "Gradients of Keras' embeddings are "
+    "dense there; `BCOO` gradients pass Keras' own `optimizer_sparse_test.py`.",
+    ("sparse gradients of embeddings", "torch"): "Gradients of Keras' embeddings are "
+    "dense there.",
+    ("`stateless_apply`, also accumulating", "tensorflow"): "Keras raises `ValueError: "
+    "stateless_apply is not supported with the TensorFlow backend`.",
     ("`tf.train.Checkpoint`", "jax"): "A TensorFlow format.",
     ("`tf.train.Checkpoint`", "torch"): "A TensorFlow format.",
     ("`MirroredStrategy`, `fit`", "jax"): "`tf.distribute` is TensorFlow's.",
@@ -124,8 +125,15 @@ for feature in ("`DataParallel` over processes, `fit`", "`ModelParallel`, `fit`"
         LIMITS[feature, backend] = (
             "`keras.distribution` computes in parallel on JAX only."
         )
-# kills cost a process each: JAX and PyTorch take every fourth optimizer
-SAMPLED = {("killed (-9) and restored, bit by bit", b) for b in ("jax", "torch")}
+# feature, backend -> why only some optimizers are tried there
+SAMPLED = {
+    (
+        "killed (-9) and restored, bit by bit",
+        backend,
+    ): "Not tried with the others: each "
+    "kill costs a process, so every fourth optimizer is killed there."
+    for backend in ("jax", "torch")
+}
 
 JIT = (
     "`jit_compile=True` under `MirroredStrategy`",
@@ -149,10 +157,8 @@ KERAS_CANNOT = f"""
 Each is tried with Keras' own Adam (`tests/test_limits.py`), so that we notice when it
 is mended.
 
-| what | the error | instead |
-|---|---|---|
-| {" | ".join(JIT)} |
-| {" | ".join(WORKERS)} |
+- **{"**: ".join(JIT[:2])}. Instead: {JIT[2]}.
+- **{"**: ".join(WORKERS[:2])}. Instead: {WORKERS[2]}.
 """
 
 
@@ -184,61 +190,120 @@ def supported(results, tests, backend, optimizer):
     return all(seen)
 
 
+def table(*header):
+    """The head of a table in Markdown; the rows follow."""
+    return [row(*header), "|---" * len(header) + "|"]
+
+
+def row(*cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def where(backends):
+    return ", ".join(BACKENDS[backend] for backend in backends)
+
+
 def render(results, keras_tests, optimizers):
+    """The page: exceptions first, then all of it by optimizer and by feature."""
+    # (feature, backend) -> the optimizers that have it there, in order
+    have = {
+        (feature, backend): [
+            o for o in optimizers if supported(results, tests, backend, o)
+        ]
+        for features in FEATURES.values()
+        for feature, tests in features.items()
+        for backend in BACKENDS
+    }
+    number = len(have) // len(BACKENDS)
     lines = [
-        "# What is supported",
+        "# What works with what",
+        "",
+        f"{number} features were tried with {len(optimizers)} optimizers on "
+        "TensorFlow, JAX and PyTorch (on CPUs). What is not in the first list works "
+        "with every optimizer on every backend.",
         "",
         "Generated from the outcomes of the tests by `tests/support.py`; CI checks "
-        "that it is current. T: TensorFlow, J: JAX, P: PyTorch (on CPUs). Where a "
-        "letter is missing, a note under the table says why.",
+        "that it is current.",
+        "",
+        "## What does not work, or was not tried",
+        "",
+        *exceptions(have, optimizers),
+        "",
+        "## By optimizer",
+        "",
+        f"How many of the {number} features each has, and what it lacks that others "
+        "have.",
+        "",
+        *by_optimizer(have, optimizers),
+        "",
+        "## By feature",
+        "",
+        "With how many of the optimizers; where not with all, the list above says why.",
+        *by_feature(have, optimizers),
+        KERAS_CANNOT,
+        *keras_lines(keras_tests),
     ]
-    gaps = []
-    for section, features in FEATURES.items():
-        lines += ["", f"## {section}", ""]
-        lines.append("| | " + " | ".join(optimizers) + " |")
-        lines.append("|---|" + "---|" * len(optimizers))
-        notes = {}
-        for feature, tests in features.items():
-            cells = defaultdict(str)
-            for backend, letter in BACKENDS.items():
-                have = [o for o in optimizers if supported(results, tests, backend, o)]
-                for optimizer in have:
-                    cells[optimizer] += letter
-                missing = len(optimizers) - len(have)
-                if not missing:
-                    continue
-                if (feature, backend) in SAMPLED and have:
-                    reason = "Killed on JAX and PyTorch: every fourth optimizer."
-                elif (feature, backend) in LIMITS and not have:
-                    reason = LIMITS[feature, backend]
-                else:
-                    gaps.append(f"{feature} on {backend}: {missing} optimizers")
-                    continue
-                notes.setdefault(reason, len(notes) + 1)
-                feature_notes = cells["notes"].split()
-                if str(notes[reason]) not in feature_notes:
-                    cells["notes"] += f" {notes[reason]}"
-            numbers = cells.pop("notes", "").split()
-            marks = f" [{', '.join(numbers)}]" if numbers else ""
-            row = " | ".join(cells[optimizer] or "-" for optimizer in optimizers)
-            lines.append(f"| {feature}{marks} | {row} |")
-        lines.append("")
-        lines += [f"[{number}] {reason}  " for reason, number in notes.items()]
-    if gaps:
-        sys.exit("Not shown by any test, and no reason given:\n" + "\n".join(gaps))
-    lines.append(KERAS_CANNOT)
-    lines += keras_lines(keras_tests)
     return "\n".join(lines).rstrip() + "\n"
 
 
+def exceptions(have, optimizers):
+    """What some or all optimizers lack; what has no reason ends the program."""
+    backends, gaps = defaultdict(list), []
+    for (feature, backend), names in have.items():
+        missing = len(optimizers) - len(names)
+        why = (SAMPLED if names else LIMITS).get((feature, backend))
+        if missing and why:
+            backends[feature, tuple(names), why].append(backend)
+        elif missing:
+            gaps.append(f"{feature} on {backend}: {missing} optimizers")
+    if gaps:
+        sys.exit("Not shown by any test, and no reason given:\n" + "\n".join(gaps))
+    for (feature, names, why), missing in backends.items():
+        only = f"only with {', '.join(names)}" if names else "not"
+        yield f"- **{feature}**: {only} on {where(missing)}. {why}"
+
+
+def by_optimizer(have, optimizers):
+    alike = defaultdict(list)  # cells -> the optimizers that have them
+    for optimizer in optimizers:
+        numbers, lacking = dict.fromkeys(BACKENDS, 0), defaultdict(list)
+        for (feature, backend), names in have.items():
+            numbers[backend] += optimizer in names
+            if names and optimizer not in names:
+                lacking[feature].append(backend)
+        lacks = "; ".join(f"{f}: {where(missing)}" for f, missing in lacking.items())
+        alike[*numbers.values(), lacks or "-"].append(optimizer)
+    yield from table("optimizer", *BACKENDS.values(), "lacks")
+    for cells, names in alike.items():
+        yield row(", ".join(names), *cells)
+
+
+def by_feature(have, optimizers):
+    for section, features in FEATURES.items():
+        yield from ("", f"### {section}", "")
+        yield from table("feature", *BACKENDS.values())
+        for feature in features:
+            counts = [len(have[feature, backend]) for backend in BACKENDS]
+            cells = ["all" if n == len(optimizers) else n or "-" for n in counts]
+            yield row(feature, *cells)
+
+
 def keras_lines(keras_tests):
-    """Keras' own tests, one row each: how many stand-ins passed."""
+    """Keras' own tests, a list for each file: how many stand-ins passed where."""
     rows = defaultdict(dict)
     for backend, tests in keras_tests.items():
         for test, outcomes in tests.items():
             passed = outcomes.count("passed")
             counts = {"passed": passed, "skipped": len(outcomes) - passed}
             rows[test][backend] = ", ".join(f"{n} {w}" for w, n in counts.items() if n)
+    alike = defaultdict(lambda: defaultdict(list))  # file -> outcomes -> tests
+    for test, by_backend in sorted(rows.items()):
+        file, _, name = test.partition("::")
+        backends = defaultdict(list)  # outcome -> where
+        for backend in BACKENDS:
+            backends[by_backend.get(backend, "not run")].append(backend)
+        outcomes = "; ".join(f"{o} on {where(b)}" for o, b in backends.items())
+        alike[file][outcomes].append(f"`{name}`")
     yield "## Keras' own tests, one by one"
     yield ""
     yield (
@@ -246,12 +311,9 @@ def keras_lines(keras_tests):
         "(`tests/test_keras_own.py`); each runs with several of ours. Skips are Keras' "
         "own: what the backend cannot do, or that tf_keras is not installed."
     )
-    yield ""
-    yield "| test | TensorFlow | JAX | PyTorch |"
-    yield "|---|---|---|---|"
-    for test, by_backend in sorted(rows.items()):
-        cells = " | ".join(by_backend.get(backend, "-") for backend in BACKENDS)
-        yield f"| `{test}` | {cells} |"
+    for file, tests in alike.items():
+        yield from ("", f"### `{file}`", "")
+        yield from (f"- {outcomes}: {', '.join(t)}" for outcomes, t in tests.items())
 
 
 def main():

@@ -1,6 +1,7 @@
 """compare.py: its search, its statistics, its controls; small runs resumed."""
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,8 @@ pytest.importorskip("matplotlib")
 
 import compare
 import workloads
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 @pytest.mark.parametrize(
@@ -259,6 +262,59 @@ def test_tables_and_pictures(tmp_path):
     compare.plot_sensitivity(results, tmp_path / "s.png")
     compare.plot_differences(results, tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 10_000
+
+
+class EveryComparison(compare.Results):
+    """Made up: all optimizers against all that they are compared with."""
+
+    def __init__(self):
+        self.workloads = list(compare.WORKLOADS)
+
+    def comparisons(self, workload, measure="test_loss"):
+        far = 50.0 if workload == "quadratic" else 0.3
+        return [
+            {
+                "optimizer": name, "against": against, "verdict": "better",
+                "mean": 0.0, "low": -0.01, "high": far,
+            }
+            for name, entry in compare.ENTRIES.items()
+            for against in entry.against
+        ]  # fmt: skip
+
+    def column(self, workload, optimizer, name, stage="report"):
+        return np.ones(10)
+
+
+def test_differences_can_be_read_on_a_phone(tmp_path, monkeypatch):
+    """368 pixels wide, letters of at least 8, nothing cut and nothing on another."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, path, **keywords):
+        figures.append(figure)
+        save(figure, path, **keywords)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    compare.plot_differences(EveryComparison(), tmp_path / "d.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
+    width = figure.get_size_inches()[0]
+    smallest = min(text.get_fontsize() for text in texts) * 368 / (72 * width)
+    assert smallest >= 7
+    labels = [t for t in texts if t.get_text() in compare.ENTRIES]
+    assert min(t.get_fontsize() for t in labels) * 368 / (72 * width) >= 8
+    boxes = [text.get_window_extent() for text in texts]
+    for text, box in zip(texts, boxes):
+        assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1), text
+        assert figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1), text
+    shrunk = [box.shrunk(1, 0.7) for box in boxes]  # boxes have room for accents
+    on_another = [
+        (texts[i].get_text(), texts[j].get_text())
+        for i, j in itertools.combinations(range(len(texts)), 2)
+        if shrunk[i].overlaps(shrunk[j])
+    ]
+    assert not on_another
 
 
 def test_smoothness():

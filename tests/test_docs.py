@@ -6,20 +6,28 @@ That every public name is documented is checked when it is built (docs/hooks.py)
 import ast
 import doctest
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_package import PUBLIC
 
-DOCS = Path(__file__).parent.parent / "docs"
+import keras_gradopt
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 GUIDES = sorted(DOCS.glob("guide/*.md"))
 METHODS = sorted(set(DOCS.glob("methods/*.md")) - {DOCS / "methods/index.md"})
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ARGUMENT = re.compile(r"^\| `(\w+)` \| `(.+?)` \|", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", GUIDES + METHODS, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *GUIDES, *METHODS], ids=lambda page: page.stem
+)
 def test_examples_run(page, tmp_path, monkeypatch):
     """All blocks of a page, from top to bottom, in one namespace."""
     monkeypatch.chdir(tmp_path)
@@ -46,3 +54,44 @@ def test_tables_of_arguments_are_right(page):
         parameters = [inspect.signature(cls).parameters.get(name) for cls in on_page]
         defaults = [parameter.default for parameter in parameters if parameter]
         assert ast.literal_eval(default) in defaults, name
+
+
+def test_troubleshooting_quotes_the_errors(tmp_path, monkeypatch):
+    """What the page is about says what it quotes, and its advice helps."""
+    text = (DOCS / "guide/troubleshooting.md").read_text()
+    not_located, legacy = re.findall(
+        r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+    )
+    save, load, load_without_optimizer = (code for _, code in BLOCK.findall(text))
+    monkeypatch.chdir(tmp_path)
+    exec(save, {})
+    program = f"""
+import sys, keras
+def load(forget):
+    try:
+        exec({load!r}.replace(forget, ""), globals())
+    except TypeError as error:
+        print("TypeError:", error)
+load("import keras_gradopt")
+assert "keras_gradopt" not in sys.modules
+sys.modules["keras_gradopt"] = None  # as if it were not installed
+load("import keras_gradopt")
+exec({load_without_optimizer!r})
+del sys.modules["keras_gradopt"]
+load("nothing")
+print(model.optimizer)
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ).stdout.splitlines()  # fmt: skip
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    with pytest.raises(ImportError) as refused:
+        keras_gradopt.requirements.check()
+    said = [(not_located, printed[0]), (not_located, printed[1])]
+    said += [(legacy, f"ImportError: {refused.value}")]
+    for quote, error in said:
+        for part in quote.split("..."):
+            assert " ".join(part.split()) in error
+    assert printed[2].startswith("<AngularGrad:") and len(printed) == 3

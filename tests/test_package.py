@@ -1,5 +1,6 @@
 """The package as a whole: public names, docstrings, packaging."""
 
+import builtins
 import doctest
 import importlib
 import inspect
@@ -16,6 +17,7 @@ import pytest
 from running import BACKEND
 
 import keras_gradopt
+from keras_gradopt.arguments import OptimizerKeywords
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["keras_gradopt"] + [
@@ -49,6 +51,13 @@ def test_every_public_name_is_listed():
         assert own <= set(PUBLIC)
 
 
+def test_star_import_shadows_nothing_of_the_standard_library():
+    """Python's own `inspect` in particular; ours is `keras_gradopt.inspect`."""
+    for name in MODULES:
+        own = getattr(importlib.import_module(name), "__all__", ())
+        assert not {*own} & {*sys.stdlib_module_names, *dir(builtins)}, name
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_class_has_a_docstring(name):
     documented = PUBLIC[name].__doc__ or ""
@@ -60,6 +69,16 @@ def test_public_class_has_a_docstring(name):
         for argument in arguments - {"args", "kwargs"}:
             assert f"\n        {argument}: " in documented, argument
         assert "Raises:" in documented or not arguments
+
+
+@pytest.mark.parametrize("name", keras_gradopt.optimizers.__all__)
+def test_an_argument_says_what_it_is(name):
+    """And does not send the reader to another class; Keras' keywords by name, too."""
+    text = PUBLIC[name].__doc__.split("Args:")[1].split("Raises:")[0]
+    assert not re.search(r"\b[Ss]ee\b|\b[Aa]s (in|of) `", text)
+    if "keywords" in inspect.signature(PUBLIC[name]).parameters:
+        for keyword in OptimizerKeywords.__annotations__:
+            assert f"`{keyword}`" in text, keyword
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -85,13 +104,6 @@ def test_examples_are_not_few():
         for test in finder.find(importlib.import_module(name))
     )
     assert examples > 2 * len(keras_gradopt.optimizers.__all__)
-
-
-def test_quickstart_of_the_readme_runs():
-    block = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    namespace = {}
-    exec(block, namespace)
-    assert isinstance(namespace["model"].optimizer, keras_gradopt.Transformed)
 
 
 def test_uses_public_keras_only():

@@ -18,11 +18,22 @@ class AdaL(AdamCore):
     small.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: in units of the squared gradient, above 0. Defaults to `1e-8`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the squared gradient. Added to the root of
+            the bias-corrected 2nd moment. Defaults to `1e-8`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.

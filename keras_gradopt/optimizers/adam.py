@@ -101,15 +101,22 @@ class AdamCore(PureUpdate, Pipelined, _AdamUpdate):
     `Transformed(AdamCore(), [AngularFriction()])` is `AngularGrad()`.
 
     Args:
-        learning_rate: a float, a `keras.optimizers.schedules.LearningRateSchedule`,
-            or a callable without arguments. Defaults to `0.001`.
-        beta_1: decay of the first moment, in [0, 1). Defaults to `0.9`.
-        beta_2: decay of the second moment, in [0, 1). Defaults to `0.999`.
-        epsilon: in units of the gradient, above 0. Defaults to `1e-8`.
-        **keywords: those of every Keras optimizer: `weight_decay`, `clipnorm`,
-            `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
-            `ema_overwrite_frequency`, `loss_scale_factor`,
-            `gradient_accumulation_steps`, `name`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -147,14 +154,26 @@ class RAdam(AdamCore):
     `r_t`; before that, `theta <- theta - learning_rate * m_hat`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Up to 0.6, `rho_inf` is at most 4 and no step is
-            adaptive. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        rho_threshold: at least 4. The papers print `rho_t > 4`; the widely copied
-            code has `>= 5`. Defaults to `4.0`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Up to 0.6, `rho_inf` is at most 4 and no step is adaptive.
+            Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        rho_threshold: A float, at least 4. A step is adaptive where `rho_t`, the length
+            of the average behind the 2nd moment, is above it. The papers print
+            `rho_t > 4`; the widely copied code has `>= 5`. Defaults to `4.0`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -209,11 +228,23 @@ class AdaBelief(AdamCore):
     `AdamCore`. The `epsilon` added here stays in `v`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`; used a second time in `v`. Defaults to `1e-8`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0. Added to the 2nd moment at each step, where it stays,
+            in units of the squared gradient; and to the root of the bias-corrected 2nd
+            moment, in units of the gradient. Defaults to `1e-8`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -254,12 +285,22 @@ class NosAdam(AdamCore):
     of it, without which `B` in float32 stops to grow after some 1e7 steps.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        gamma: how fast the weights of later gradients fall, at least 0; `0` weighs
-            all alike. Defaults to `0.1`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the 2nd
+            moment. Defaults to `1e-8`.
+        gamma: A float, at least 0. How fast the weights of later gradients in the 2nd
+            moment fall, `t^-gamma`; `0` weighs all alike. Defaults to `0.1`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.

@@ -84,14 +84,27 @@ class AdamNorm(_NormCorrected, AdamCore):
     norm is of each variable's whole gradient, `s = 0` where it is 0.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        gamma: decay of the average norm `e`, in [0, 1). Defaults to `0.95`.
-        corrected_moments: which moments take `s`: `"first"`, `"second"` or `"both"`
-            (the paper's Table 3). Defaults to `"first"`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        gamma: A float in [0, 1). The exponential decay rate for the average gradient
+            norm `e`; `0` corrects nothing. Defaults to `0.95`.
+        corrected_moments: A string, which moments take the corrected gradient `s`:
+            `"first"`, `"second"` or `"both"` (the paper's Table 3). Defaults to
+            `"first"`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -117,14 +130,30 @@ class DiffGradNorm(_NormCorrected, DiffGrad):
     The friction is of the uncorrected gradients.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        gamma: see `AdamNorm`. Defaults to `0.95`.
-        corrected_moments: see `AdamNorm`. Defaults to `"first"`.
-        history_dtype: see `DifferenceFriction`. Defaults to `None`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        gamma: A float in [0, 1). The exponential decay rate for the average gradient
+            norm `e`; `0` corrects nothing. Defaults to `0.95`.
+        corrected_moments: A string, which moments take the corrected gradient `s`:
+            `"first"`, `"second"` or `"both"` (the paper's Table 3). Defaults to
+            `"first"`.
+        history_dtype: A string or `None`. `"bfloat16"` keeps the previous gradient in
+            half the memory, rounded to 8 bits; `None` keeps it in the variable's dtype.
+            Defaults to `None`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -167,14 +196,31 @@ class RAdamNorm(_NormCorrected, RAdam):
     """RAdamNorm: `RAdam` with AdaNorm's correction; see `AdamNorm`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        gamma: see `AdamNorm`. Defaults to `0.95`.
-        corrected_moments: see `AdamNorm`. Defaults to `"first"`.
-        rho_threshold: see `RAdam`. Defaults to `4.0`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Up to 0.6, `rho_inf` is at most 4 and no step is adaptive.
+            Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        gamma: A float in [0, 1). The exponential decay rate for the average gradient
+            norm `e`; `0` corrects nothing. Defaults to `0.95`.
+        corrected_moments: A string, which moments take the corrected gradient `s`:
+            `"first"`, `"second"` or `"both"` (the paper's Table 3). Defaults to
+            `"first"`.
+        rho_threshold: A float, at least 4. A step is adaptive where `rho_t`, the length
+            of the average behind the 2nd moment, is above it. The papers print
+            `rho_t > 4`; the widely copied code has `>= 5`. Defaults to `4.0`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -223,15 +269,29 @@ class AdaBeliefNorm(_NormCorrected, AdaBelief):
     The second moment is of the residual `s - m` of the corrected gradient.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdaBelief`. Defaults to `1e-8`.
-        gamma: see `AdamNorm`. Defaults to `0.95`.
-        corrected_moments: `"first"` is the paper's algorithm; as its residual holds
-            `s`, `"both"` is the same here. With `"second"`, `m` takes `g` and the
-            residual is still `s - m`. Defaults to `"first"`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0. Added to the 2nd moment at each step, where it stays,
+            in units of the squared gradient; and to the root of the bias-corrected 2nd
+            moment, in units of the gradient. Defaults to `1e-8`.
+        gamma: A float in [0, 1). The exponential decay rate for the average gradient
+            norm `e`; `0` corrects nothing. Defaults to `0.95`.
+        corrected_moments: A string, which moments take the corrected gradient `s`.
+            `"first"` is the paper's algorithm; as its residual holds `s`, `"both"` is
+            the same here. With `"second"`, `m` takes `g` and the residual is still
+            `s - m`. Defaults to `"first"`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.

@@ -14,12 +14,25 @@ class DiffGrad(AdamCore):
     The same as `Transformed(AdamCore(...), [DifferenceFriction()])`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        history_dtype: see `DifferenceFriction`. Defaults to `None`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        history_dtype: A string or `None`. `"bfloat16"` keeps the previous gradient in
+            half the memory, rounded to 8 bits; `None` keeps it in the variable's dtype.
+            Defaults to `None`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -57,15 +70,31 @@ class AngularGrad(AdamCore):
     `Transformed(AdamCore(...), [AngularFriction(...)])`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        angle: f, `"cos"` or `"tan"`. Defaults to `"cos"`.
-        lambda_1: weight of the angle, at least 0. Defaults to `0.5`.
-        lambda_2: the smallest coefficient, at least 0. Defaults to `0.5`.
-        history_dtype: see `AngularFriction`. Defaults to `None`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        angle: A string, the function `f` of the angle between gradients: `"cos"` or
+            `"tan"`. Defaults to `"cos"`.
+        lambda_1: A float, at least 0. The weight of the angle in the coefficient of the
+            step. Defaults to `0.5`.
+        lambda_2: A float, at least 0. The smallest coefficient of the step. Defaults to
+            `0.5`.
+        history_dtype: A string or `None`. `"bfloat16"` keeps both slots, the previous
+            gradient and the tangent of the angle, in half the memory, rounded to 8
+            bits; `None` keeps them in the variable's dtype. Defaults to `None`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.

@@ -19,14 +19,27 @@ class GAFAdam(AdamCore):
     The same as `Transformed(AdamCore(...), [Activate(...)])`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        activation: `"arctan"`, `"tanh"` or `"log"`. Defaults to `"arctan"`.
-        alpha: scale of the activation's output, above 0. Defaults to `0.1`.
-        beta: scale of the activation's input, above 0. Defaults to `20.0`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the activated gradient. Added to the root
+            of the bias-corrected 2nd moment. Defaults to `1e-8`.
+        activation: A string, the function: `"arctan"` for `alpha arctan(beta x)`,
+            `"tanh"` for `alpha tanh(beta x)` or `"log"` for
+            `alpha sign(x) ln(1 + beta |x|)`. Defaults to `"arctan"`.
+        alpha: A float above 0. The scale of the activation's output. Defaults to `0.1`.
+        beta: A float above 0. The scale of the activation's input. Defaults to `20.0`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -67,16 +80,27 @@ class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
     `u <- momentum u - g`; `theta <- theta + learning_rate act(u)`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.01`.
-        momentum: in [0, 1]; 0 keeps no velocity. Defaults to `0.9`.
-        nesterov: whether to apply `act(momentum u - learning_rate g)` with the new
-            `u`. Defaults to `False`.
-        activation: `"arctan"`, `"tanh"` or `"log"`. Defaults to `"arctan"`.
-        alpha: scale of the activation's output, above 0. Defaults to `0.1`.
-        beta: scale of the activation's input, above 0. Defaults to `20.0`.
-        learning_rate_inside: whether the learning rate multiplies the gradient (the
-            paper) or the activated velocity (its code). Defaults to `True`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.01`.
+        momentum: A float in [0, 1]. The share of the velocity that a step keeps; `0`
+            keeps no velocity. Defaults to `0.9`.
+        nesterov: Boolean. Whether to apply `act(momentum u - learning_rate g)` with the
+            new `u`. Defaults to `False`.
+        activation: A string, the function: `"arctan"` for `alpha arctan(beta x)`,
+            `"tanh"` for `alpha tanh(beta x)` or `"log"` for
+            `alpha sign(x) ln(1 + beta |x|)`. Defaults to `"arctan"`.
+        alpha: A float above 0. The scale of the activation's output. Defaults to `0.1`.
+        beta: A float above 0. The scale of the activation's input. Defaults to `20.0`.
+        learning_rate_inside: Boolean. Whether the learning rate multiplies the gradient
+            (the paper) or the activated velocity (its code). Defaults to `True`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.

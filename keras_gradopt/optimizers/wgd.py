@@ -20,11 +20,22 @@ class WGDSGD(Pipelined, keras.optimizers.SGD):
     for which variables are whitened and how.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.01`.
-        momentum: in [0, 1]. Defaults to `0.9`.
-        nesterov: whether to apply Nesterov momentum. Defaults to `False`.
-        mean_over: `"kernels"` or `"entries"`, see `Whiten`. Defaults to `"kernels"`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.01`.
+        momentum: A float in [0, 1]. The share of the velocity that a step keeps; `0`
+            keeps no velocity. Defaults to `0.9`.
+        nesterov: Boolean. Whether to apply Nesterov momentum. Defaults to `False`.
+        mean_over: A string, which mean is subtracted from the gradient of a convolution
+            kernel: `"kernels"`, the mean over the layer's kernels, or `"entries"`, each
+            kernel's mean over its own entries. Defaults to `"kernels"`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -81,12 +92,25 @@ class WGDAdam(_WhitenedAdaptive, AdamCore):
     The same as `Transformed(AdamCore(...), [Whiten(...)])`; see `Whiten`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        mean_over: `"kernels"` or `"entries"`, see `Whiten`. Defaults to `"kernels"`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        mean_over: A string, which mean is subtracted from the gradient of a convolution
+            kernel: `"kernels"`, the mean over the layer's kernels, or `"entries"`, each
+            kernel's mean over its own entries. Defaults to `"kernels"`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -109,13 +133,29 @@ class WGDRAdam(_WhitenedAdaptive, RAdam):
     The same as `Transformed(RAdam(...), [Whiten(...)])`; see `Whiten`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-8`.
-        mean_over: `"kernels"` or `"entries"`, see `Whiten`. Defaults to `"kernels"`.
-        rho_threshold: see `RAdam`. Defaults to `4.0`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Up to 0.6, `rho_inf` is at most 4 and no step is adaptive.
+            Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. Defaults to `1e-8`.
+        mean_over: A string, which mean is subtracted from the gradient of a convolution
+            kernel: `"kernels"`, the mean over the layer's kernels, or `"entries"`, each
+            kernel's mean over its own entries. Defaults to `"kernels"`.
+        rho_threshold: A float, at least 4. A step is adaptive where `rho_t`, the length
+            of the average behind the 2nd moment, is above it. The papers print
+            `rho_t > 4`; the widely copied code has `>= 5`. Defaults to `4.0`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
@@ -160,12 +200,26 @@ class WGDNadam(_WhitenedAdaptive, AdamCore):
     loss scaling on JAX. See `Whiten`.
 
     Args:
-        learning_rate: see `AdamCore`. Defaults to `0.001`.
-        beta_1: see `AdamCore`. Defaults to `0.9`.
-        beta_2: see `AdamCore`. Defaults to `0.999`.
-        epsilon: see `AdamCore`. Defaults to `1e-7`, as in Keras' Nadam.
-        mean_over: `"kernels"` or `"entries"`, see `Whiten`. Defaults to `"kernels"`.
-        **keywords: those of every Keras optimizer, see `AdamCore`.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            instance, or a callable that takes no arguments and returns the actual value
+            to use. The learning rate. Defaults to `0.001`.
+        beta_1: A float in [0, 1). The exponential decay rate for the 1st moment
+            estimates. Defaults to `0.9`.
+        beta_2: A float in [0, 1). The exponential decay rate for the 2nd moment
+            estimates. Defaults to `0.999`.
+        epsilon: A float above 0, in units of the gradient. Added to the root of the
+            bias-corrected 2nd moment. The default is that of Keras' Nadam. Defaults to
+            `1e-7`.
+        mean_over: A string, which mean is subtracted from the gradient of a convolution
+            kernel: `"kernels"`, the mean over the layer's kernels, or `"entries"`, each
+            kernel's mean over its own entries. Defaults to `"kernels"`.
+        **keywords: Those of every Keras optimizer: `weight_decay` shrinks the weights,
+            apart from the gradient; `clipnorm`, `clipvalue` and `global_clipnorm` clip
+            each gradient's norm, its entries, or the norm of all gradients; `use_ema`,
+            `ema_momentum` and `ema_overwrite_frequency` average the weights over steps;
+            `loss_scale_factor` multiplies the loss and is taken out of the gradients;
+            `gradient_accumulation_steps` gradients are averaged for one update; `name`
+            is the optimizer's name.
 
     Raises:
         ValueError: for an argument out of range or unknown.
