@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_gradopt import arguments
-from keras_gradopt.optimizers.pipeline import settings
+from keras_gradopt.optimizers.base import settings
 
 _BITS = {"float64": 64, "int64": 64, "float16": 16, "bfloat16": 16, "int8": 8}
 
@@ -37,8 +37,8 @@ def inspect(
     slot                                  tensors  entries  dtype    bytes
     momentum                                    2        4  float32  16 B
     velocity                                    2        4  float32  16 B
-    angular_friction_0_previous_gradient        2        4  float32  16 B
-    angular_friction_0_previous_ratio           2        4  float32  16 B
+    angular_friction_previous_gradient        2        4  float32  16 B
+    angular_friction_previous_ratio           2        4  float32  16 B
     total: 64 B, 16.0 bytes for each of 4 parameters
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):

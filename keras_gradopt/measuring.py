@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_gradopt.equations import Tensor, l2_norm, wide_dtype
 from keras_gradopt.optimizers.compilation import StepFunctions
-from keras_gradopt.optimizers.pipeline import PureUpdate, Update, dense, read
+from keras_gradopt.optimizers.pipeline import Update, dense, read
 from keras_gradopt.optimizers.transformed import Transformed, update_one_by_one
 from keras_gradopt.summaries import OF_TRANSFORM, OF_UPDATE
 
@@ -131,25 +131,9 @@ class Probe:
 
     def _prepare(self, gradient, variable, learning_rate) -> Update:
         """What the optimizer is about to do, to be done again when it is measured."""
-        optimizer, pipelines = self._optimizer, self._pipelines
-        if isinstance(optimizer, PureUpdate):
-            before = pipelines[:1] if self._outer is not optimizer else []
-            return optimizer.prepare(gradient, variable, learning_rate, before)
-        updates = [p.prepare(gradient, variable, learning_rate) for p in pipelines]
-
-        if not updates:
-            return Update((), lambda: None, (), [])
-
-        def run(gradient, learning_rate, slots):
-            for update, values in zip(updates, slots):
-                gradient, learning_rate, _ = update.function(
-                    gradient, learning_rate, values
-                )
-
-        first = updates[0].arguments
-        slots = [update.arguments[-1] for update in updates]
-        key = tuple(update.key for update in updates)
-        return Update(key, run, (*first[:-1], slots), [])
+        if hasattr(self._outer, "prepare"):
+            return self._outer.prepare(gradient, variable, learning_rate)
+        return Update((), lambda: None, (), [], is_whole=False)
 
     def _due(self) -> Tensor:
         """Whether this step is to be sampled."""
@@ -167,7 +151,7 @@ class Probe:
         def measure():
             return self._functions.call(
                 ("monitor", update.key, str(before.dtype)),
-                lambda *tensors: self._measure(update.function, *tensors),
+                lambda *tensors: self._measure(update, *tensors),
                 step, dense(gradient, before), before, after, arguments,
                 jit_compile=all(p.jit_compile for p in self._pipelines),
             )  # fmt: skip
@@ -185,7 +169,7 @@ class Probe:
             (old,) = read([variable])
             self._optimizer.assign(variable, ops.cond(due, measure, lambda: old))
 
-    def _measure(self, function, step, gradient, before, after, arguments) -> Tensor:
+    def _measure(self, update, step, gradient, before, after, arguments) -> Tensor:
         """A vector of `OF_UPDATE`, and of `OF_TRANSFORM` for each transform."""
         dtype = wide_dtype(before.dtype)
         gradient, before, after = (
@@ -193,9 +177,9 @@ class Probe:
         )
         change = after - before
         plain = ops.zeros_like(change)
-        if isinstance(self._optimizer, PureUpdate):
+        if update.is_whole:
             with _all_set(self._pipelines, bypassed=True):
-                parameter, _ = function(*arguments)
+                parameter, _ = update.function(*arguments)
             plain = ops.cast(parameter, dtype) - before
         peak = ops.max(ops.abs(gradient)) if gradient.shape else ops.abs(gradient)
         values = [
@@ -221,7 +205,7 @@ class Probe:
             values.extend([_norm(received), _norm(left), chord, mean, spread])
 
         with _all_set(self._pipelines, observer=observe):
-            function(*arguments)
+            update.function(*arguments)
         return ops.stack([ops.cast(value, "float32") for value in values])
 
     def _receive(self, position, values) -> None:

@@ -7,6 +7,7 @@ therefore serve several optimizers, and stand twice in one list.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from keras_gradopt.equations import Tensor
 __all__ = [
     "Activate",
     "AngularFriction",
+    "Context",
     "CorrectNorm",
     "DifferenceFriction",
     "Result",
@@ -66,6 +68,22 @@ class Result(NamedTuple):
     slots: Sequence[Tensor] = ()
 
 
+class Context(NamedTuple):
+    """What `Transform.apply` may look at beside the gradient and its slots.
+
+    Attributes:
+        plan: the variable's entry of `Transform.plan`.
+        value: of the variable, in the gradient's shape and dtype.
+        step: the number of this step, a scalar that counts from 1.
+        learning_rate: a scalar; after a friction, of the variable's shape.
+    """
+
+    plan: Any
+    value: Tensor
+    step: Tensor
+    learning_rate: Tensor
+
+
 class Transform:
     """Base class of the gradient transforms.
 
@@ -77,7 +95,7 @@ class Transform:
 
     >>> import keras, keras_gradopt
     >>> class Halve(keras_gradopt.transforms.Transform):
-    ...     def apply(self, gradient, slots, plan):
+    ...     def apply(self, gradient, slots, context):
     ...         return keras_gradopt.transforms.Result(0.5 * gradient)
     >>> optimizer = keras_gradopt.Transformed(keras.optimizers.SGD(1.0), [Halve()])
     >>> weight = keras.Variable([1.0])
@@ -90,9 +108,10 @@ class Transform:
     history_dtype: str | None = None
     jit_compile: ClassVar[bool] = True
 
-    def slot_dtype(self, slot: Slot) -> str | None:
-        """The dtype of a slot, or `None` for the variable's."""
-        return self.history_dtype if slot.history else None
+    @property
+    def kind(self) -> str:
+        """What the names of its slots begin with."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     def plan(self, variables: Sequence[keras.Variable]) -> list[Any]:
         """What `apply` must know of each variable; called when one is built.
@@ -101,17 +120,19 @@ class Transform:
             variables: the model variables, in the optimizer's order.
 
         Returns:
-            One entry per variable, given to `apply` as `plan`.
+            One entry per variable, given to `apply` as `context.plan`.
         """
         return [None] * len(variables)
 
-    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         """Transforms one gradient. A pure function.
 
         Args:
             gradient: gradient of one variable, float32 or wider.
             slots: values of this transform's slots for the variable.
-            plan: the variable's entry of `plan`.
+            context: the variable's plan and value, the step's number and learning rate.
 
         Returns:
             A `Result`.
@@ -176,7 +197,7 @@ class DifferenceFriction(Transform):
     def __init__(self, history_dtype: str | None = None) -> None:
         self.history_dtype = _history_dtype(history_dtype)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         (previous,) = slots
         coefficient = equations.difference_friction(gradient, previous)
         return Result(gradient, coefficient, [gradient])
@@ -236,7 +257,7 @@ class AngularFriction(Transform):
             raise arguments.refuse("lambda_2", lambda_2, "above 0 when lambda_1 is 0")
         self.history_dtype = _history_dtype(history_dtype)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         previous, previous_ratio = slots
         ratio = equations.angular_ratio(gradient, previous)
         coefficient = equations.angular_friction(
@@ -288,7 +309,7 @@ class CorrectNorm(Transform):
     def __init__(self, gamma: float = 0.95) -> None:
         self.gamma = arguments.decay_rate("gamma", gamma)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         (average,) = slots
         gradient, average = equations.norm_correction(gradient, average, self.gamma)
         return Result(gradient, slots=[average])
@@ -320,7 +341,7 @@ class ScaleByL1Norm(Transform):
         Zhang et al., AdaL, Algorithm 1.
     """
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         return Result(equations.l1_scaling(gradient))
 
 
@@ -363,7 +384,7 @@ class Activate(Transform):
         """The activation function itself, for a tensor of any shape."""
         return equations.gradient_activation(x, self.activation, self.alpha, self.beta)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         return Result(self(gradient))
 
     def get_config(self):
@@ -450,8 +471,9 @@ class Whiten(Transform):
             )
         return plans
 
-    def apply(self, gradient, slots, plan):
-        return Result(gradient if plan is None else equations.whiten(gradient, plan))
+    def apply(self, gradient, slots, context):
+        axes = context.plan
+        return Result(gradient if axes is None else equations.whiten(gradient, axes))
 
     def get_config(self):
         given = {"kernel_axes": self.kernel_axes} if self.kernel_axes else {}

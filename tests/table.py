@@ -204,10 +204,10 @@ OPTIMIZERS = {
     "GAFSGD": Row(
         kg.GAFSGD,
         twins.gafsgd,
-        base=lambda: keras.optimizers.SGD(momentum=0.9),
+        base=lambda: kg.SGDCore(momentum=0.9),
         neutral=lambda: (
             kg.GAFSGD(**LINEAR),
-            keras.optimizers.SGD(momentum=0.9),
+            kg.SGDCore(momentum=0.9),
             same,
         ),
         defaults=SGD,
@@ -217,15 +217,14 @@ OPTIMIZERS = {
             *({**a, "learning_rate_inside": False} for a in ACTIVATIONS),
         ],
         slots=1,
-        rtol=1e-6,
     ),
     "WGDSGD": Row(
         kg.WGDSGD,
         twins.whitening(twins.sgd),
-        base=lambda: keras.optimizers.SGD(momentum=0.9),
+        base=lambda: kg.SGDCore(momentum=0.9),
         neutral=lambda: (
             kg.WGDSGD(),
-            keras.optimizers.SGD(momentum=0.9),
+            kg.SGDCore(momentum=0.9),
             zero_mean,
         ),
         defaults=SGD,
@@ -233,11 +232,8 @@ OPTIMIZERS = {
             {"mean_over": "entries"},
             {"nesterov": True, "momentum": 0.8, "learning_rate": 0.02},
         ],
-        identity=lambda: kg.Transformed(
-            keras.optimizers.SGD(0.01, momentum=0.9), [kt.Whiten()]
-        ),
+        identity=lambda: kg.Transformed(kg.SGDCore(momentum=0.9), [kt.Whiten()]),
         slots=1,
-        rtol=1e-6,
     ),
     "WGDAdam": Row(
         kg.WGDAdam,

@@ -22,7 +22,7 @@ class Fails(kt.Transform):
             raise KeyError("on purpose")
         return super().plan(variables)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         return kt.Result(2.0 * gradient)
 
 
@@ -31,7 +31,7 @@ class FailsLater(kt.Transform):
 
     slots = (kt.Slot("wrong", initial="wrong"),)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         return kt.Result(gradient, slots=slots)
 
 
@@ -55,18 +55,30 @@ def test_a_failed_build_has_not_happened(make):
 
 @pytest.mark.parametrize("make", [inner, kg.RAdam])
 def test_no_step_without_transforms(make):
-    """Where the build fails half way, and where only the inner optimizer is built."""
+    """Where the build fails half way."""
     weight = keras.Variable([1.0])
     optimizer = kg.Transformed(make(), [FailsLater()])
     with pytest.raises(Exception):  # noqa: B017 - of the backend
         optimizer.build([weight])
-    half = kg.Transformed(make(), [kt.CorrectNorm()])
-    half.inner_optimizer.build([weight])
-    for one in (optimizer, half):
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="not built"):
-                one.apply([ops.ones(1)], [weight])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="not built"):
+            optimizer.apply([ops.ones(1)], [weight])
     assert float(weight[0]) == 1.0
+
+
+def test_only_the_inner_optimizer_is_built():
+    """Keras' has no transforms then; one of ours has them among its own."""
+    weight = keras.Variable([1.0])
+    keras_own = kg.Transformed(inner(), [kt.CorrectNorm()])
+    keras_own.inner_optimizer.build([weight])
+    with pytest.raises(RuntimeError, match="not built"):
+        keras_own.apply([ops.ones(1)], [weight])
+    assert float(weight[0]) == 1.0
+    ours = kg.Transformed(kg.SGDCore(1.0), [Fails(0)])
+    ours.inner_optimizer.build([weight])
+    ours.apply([ops.ones(1)], [weight])
+    assert float(weight[0]) == -1.0  # the transform doubles
+    assert ours.state_layout().paths == [weight.path]
 
 
 def test_a_plan_too_few_is_refused():

@@ -28,15 +28,15 @@ def built(optimizer, dtype="float32"):
         ("AdamCore", {"momentum": 16, "velocity": 16}),
         (
             "AdamNorm",
-            {"momentum": 16, "velocity": 16, "correct_norm_0_norm_average": 2},
+            {"momentum": 16, "velocity": 16, "correct_norm_norm_average": 2},
         ),
         (
             "AngularGrad",
             {
                 "momentum": 16,
                 "velocity": 16,
-                "angular_friction_0_previous_gradient": 16,
-                "angular_friction_0_previous_ratio": 16,
+                "angular_friction_previous_gradient": 16,
+                "angular_friction_previous_ratio": 16,
             },
         ),
         ("GAFSGD", {"momentum": 16}),

@@ -41,7 +41,7 @@ def test_table_is_complete():
     classes = {
         name
         for name in keras_gradopt.optimizers.__all__
-        if name not in ("AdamCore", "Transformed")
+        if name not in ("AdamCore", "SGDCore", "Transformed")
     }
     assert set(OPTIMIZERS) == classes
     assert len(classes) == 16
@@ -68,14 +68,47 @@ def test_equals_twin(name, keywords, mode):
     assert largest_difference(ours, expected) < row.rtol
 
 
+CORES = {
+    "Adam": (keras_gradopt.AdamCore(), twins.adam, (1e-3, 0.9, 0.999, 1e-8)),
+    "SGD": (keras_gradopt.SGDCore(), twins.sgd, (1e-2, 0.0, False)),
+    "momentum": (
+        keras_gradopt.SGDCore(0.1, momentum=0.9), twins.sgd, (0.1, 0.9, False)
+    ),
+    "Nesterov": (
+        keras_gradopt.SGDCore(0.1, 0.8, nesterov=True), twins.sgd, (0.1, 0.8, True)
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_core_equals_twin(mode):
-    ours = run(keras_gradopt.AdamCore(), Variables(), gradients(), mode)
+@pytest.mark.parametrize("core", CORES)
+def test_core_equals_twin(core, mode):
+    optimizer, twin, settings = CORES[core]
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    ours = run(optimizer, Variables(), gradients(), mode)
     expected = [
-        twins.adam(values[0], stream, 1e-3, 0.9, 0.999, 1e-8)
-        for values, stream in zip(ours, gradients())
+        twin(values[0], stream, *settings) for values, stream in zip(ours, gradients())
     ]
-    assert largest_difference(ours, expected) < 1e-9
+    assert largest_difference(ours, expected) < (1e-9 if core == "Adam" else 1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_core_is_keras_sgd_to_rounding(momentum, nesterov):
+    settings = {"momentum": momentum, "nesterov": nesterov}
+    ours = run(keras_gradopt.SGDCore(0.1, **settings), Variables(), gradients())
+    theirs = run(keras.optimizers.SGD(0.1, **settings), Variables(), gradients())
+    assert largest_difference(ours, theirs) < 1e-6
+
+
+def test_few_classes_for_a_reader():
+    """Of our own, in the method resolution order; Keras' Adam has one."""
+    most = {name: 3 for name in ["AngularGrad", "GAFSGD", "WGDSGD", "AdaL", "GAFAdam"]}
+    most |= {name: 4 for name in ["AdamNorm", "RAdamNorm", "DiffGradNorm", "WGDRAdam"]}
+    for name in keras_gradopt.optimizers.__all__:
+        order = getattr(keras_gradopt, name).__mro__
+        own = [cls for cls in order if cls.__module__.startswith("keras_gradopt")]
+        assert len(own) <= most.get(name, 4), own
 
 
 def half_precision_run(optimizer, dtype):

@@ -134,7 +134,7 @@ def test_transform_that_xla_cannot_compile():
     class Printed(kg.transforms.Transform):
         jit_compile = False
 
-        def apply(self, gradient, slots, plan):
+        def apply(self, gradient, slots, context):
             doubled = tf.numpy_function(lambda g: 2 * g, [gradient], tf.float32)
             return kg.transforms.Result(tf.ensure_shape(doubled, gradient.shape))
 
@@ -217,7 +217,7 @@ def test_number_of_returned_slots(returned):
     class Remembering(kg.transforms.Transform):
         slots = (kg.transforms.Slot("a"), kg.transforms.Slot("b", initial=7.0))
 
-        def apply(self, gradient, slots, plan):
+        def apply(self, gradient, slots, context):
             return kg.transforms.Result(gradient, None, returned * [gradient])
 
     optimizer = kg.Transformed(keras.optimizers.SGD(1.0), [Remembering()])
@@ -240,7 +240,7 @@ def test_slots_may_change_places():
             kg.transforms.Slot("b", initial=2.0),
         )
 
-        def apply(self, gradient, slots, plan):
+        def apply(self, gradient, slots, context):
             a, b = slots
             return kg.transforms.Result(gradient, None, [b, a])
 

@@ -33,7 +33,7 @@ from keras_gradopt.callbacks import GradientMonitor
 class ConstantFriction(transforms.AngularFriction):
     """The coefficient is 0.5, whatever the angle: Adam at half the learning rate."""
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         result = super().apply(gradient, slots, plan)
         return result._replace(coefficient=0.5 * ops.ones_like(gradient))
 
@@ -43,13 +43,13 @@ class InertAngularGrad(keras_gradopt.AngularGrad):
 
     def __init__(self, learning_rate=0.001):
         super().__init__(learning_rate)
-        self._run_first(ConstantFriction())
+        self._run_last(ConstantFriction())
 
 
 class ForgetfulCorrection(transforms.CorrectNorm):
     """The average norm begins at 0 at every step, and so is never above the norm."""
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient, slots, context):
         return super().apply(gradient, [ops.zeros_like(slots[0])], plan)
 
 

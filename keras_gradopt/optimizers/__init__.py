@@ -10,6 +10,7 @@ from keras_gradopt.optimizers.adanorm import (
 )
 from keras_gradopt.optimizers.angulargrad import AngularGrad, DiffGrad
 from keras_gradopt.optimizers.gaf import GAFSGD, GAFAdam
+from keras_gradopt.optimizers.sgd import SGDCore
 from keras_gradopt.optimizers.transformed import Transformed
 from keras_gradopt.optimizers.wgd import WGDSGD, WGDAdam, WGDNadam, WGDRAdam
 
@@ -28,6 +29,7 @@ __all__ = [
     "NosAdam",
     "RAdam",
     "RAdamNorm",
+    "SGDCore",
     "Transformed",
     "WGDAdam",
     "WGDNadam",

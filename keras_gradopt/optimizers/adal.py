@@ -61,4 +61,4 @@ class AdaL(AdamCore):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(ScaleByL1Norm())
+        self._run_last(ScaleByL1Norm())

@@ -1,94 +1,19 @@
 """The Adam core and the papers' baselines that Keras lacks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Unpack
 
-import keras
 from keras import ops
 
 from keras_gradopt import arguments, equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
-from keras_gradopt.optimizers.pipeline import Pipelined, PureUpdate, add_scalar
-from keras_gradopt.transforms import register
-
-
-class _AdamUpdate(keras.optimizers.Optimizer):
-    """The update that all Adam-like methods share; subclasses vary its parts."""
-
-    def __init__(self, learning_rate, beta_1, beta_2, epsilon, **keywords):
-        super().__init__(learning_rate, **keywords)
-        self.beta_1 = arguments.decay_rate("beta_1", beta_1)
-        self.beta_2 = arguments.decay_rate("beta_2", beta_2)
-        self.epsilon = arguments.positive("epsilon", epsilon)
-
-    def build(self, variables):
-        super().build(variables)
-        self._momentums, self._velocities = self.add_optimizer_variables(
-            variables, ["momentum", "velocity"]
-        )
-
-    def own_slots(self, index):
-        return [self._momentums[index], self._velocities[index], *self.further(index)]
-
-    def further(self, index: int) -> list[keras.Variable]:
-        """The slots beside the moments."""
-        return []
-
-    def change(self, gradient, learning_rate, scalars, slots):
-        m, v, *further = slots
-        first, second, further = self.moment_gradients(gradient, further)
-        same = first is second
-        first = equations.squarable(first)
-        second = first if same else equations.squarable(second)
-        m = equations.moving_average(m, first, self.beta_1)
-        v, further = self.second_moment(v, second, m, scalars, further)
-        change = -learning_rate * self.direction(m, v, first, scalars)
-        return change, [m, v, *further]
-
-    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
-        """The bias corrections of both moments."""
-        return {
-            "correct_m": equations.bias_correction(self.beta_1, step),
-            "correct_v": equations.bias_correction(self.beta_2, step),
-        }
-
-    def moment_gradients(
-        self, gradient: Tensor, further: list[Tensor]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The gradients that the first and the second moment take; further slots."""
-        return gradient, gradient, further
-
-    def second_moment(
-        self,
-        v: Tensor,
-        gradient: Tensor,
-        m: Tensor,
-        scalars: dict[str, Tensor],
-        further: list[Tensor],
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The new second moment, from the old one and the new first; further slots."""
-        v = equations.moving_average(v, ops.square(gradient), self.beta_2)
-        return v, further
-
-    def direction(
-        self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]
-    ) -> Tensor:
-        """What the learning rate multiplies; the gradient is the first moment's."""
-        m_hat, v_hat = m / scalars["correct_m"], v / scalars["correct_v"]
-        return equations.adam_direction(m_hat, v_hat, self.epsilon)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-        }
+from keras_gradopt.optimizers.base import BaseOptimizer
+from keras_gradopt.transforms import CorrectNorm, Slot, register
 
 
 @register
-class AdamCore(PureUpdate, Pipelined, _AdamUpdate):
+class AdamCore(BaseOptimizer):
     """Adam as the papers print it: `epsilon` is added to the root of `v_hat`.
 
     `m <- beta_1 m + (1 - beta_1) g`, `v <- beta_2 v + (1 - beta_2) g^2`,
@@ -134,6 +59,11 @@ class AdamCore(PureUpdate, Pipelined, _AdamUpdate):
         Kingma and Ba (2014), as in AdaNorm Algorithm 1.
     """
 
+    update_name = "Adam"
+    slots = (Slot("momentum"), Slot("velocity"))
+    said_otherwise = ("corrected_moments",)
+    corrected_moments = "none"
+
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -142,7 +72,91 @@ class AdamCore(PureUpdate, Pipelined, _AdamUpdate):
         epsilon: float = 1e-8,
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        super().__init__(learning_rate, **keywords)
+        self.beta_1 = arguments.decay_rate("beta_1", beta_1)
+        self.beta_2 = arguments.decay_rate("beta_2", beta_2)
+        self.epsilon = arguments.positive("epsilon", epsilon)
+
+    def _correct_moments(self, gamma: float, moments: str) -> None:
+        """Gives a named class AdaNorm's correction, in "first", "second" or "both"."""
+        self.corrected_moments = arguments.choice(
+            "corrected_moments", moments, ["first", "second", "both"]
+        )
+        self.gamma = arguments.decay_rate("gamma", gamma)
+        self._run_within(CorrectNorm(self.gamma))
+
+    def change(
+        self,
+        gradient: Tensor,
+        learning_rate: Tensor,
+        scalars: dict[str, Tensor],
+        slots: list[Tensor],
+        parts: list[Callable[[Tensor], Tensor]],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Adam's step, from `second_moment` and `direction`."""
+        m, v, *others = slots
+        gradient = corrected = equations.squarable(gradient)
+        for correct in parts:
+            corrected = equations.squarable(correct(gradient))
+        first, second = self.moment_gradients(gradient, corrected)
+        m = equations.moving_average(m, first, self.beta_1)
+        v, others = self.second_moment(v, second, m, scalars, others)
+        change = -learning_rate * self.direction(m, v, first, scalars)
+        return change, [m, v, *others]
+
+    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
+        """The bias corrections of both moments."""
+        return {
+            "correct_m": equations.bias_correction(self.beta_1, step),
+            "correct_v": equations.bias_correction(self.beta_2, step),
+        }
+
+    def moment_gradients(
+        self, gradient: Tensor, corrected: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients that the first and the second moment take."""
+        return (
+            corrected if self.corrected_moments in ("first", "both") else gradient,
+            corrected if self.corrected_moments in ("second", "both") else gradient,
+        )
+
+    def second_moment(
+        self,
+        v: Tensor,
+        gradient: Tensor,
+        m: Tensor,
+        scalars: dict[str, Tensor],
+        others: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The new second moment, from the old one and the new first; other slots."""
+        v = equations.moving_average(v, ops.square(gradient), self.beta_2)
+        return v, others
+
+    def direction(
+        self, m: Tensor, v: Tensor, gradient: Tensor, scalars: dict[str, Tensor]
+    ) -> Tensor:
+        """What the learning rate multiplies; the gradient is the first moment's."""
+        m_hat, v_hat = m / scalars["correct_m"], v / scalars["correct_v"]
+        return equations.adam_direction(m_hat, v_hat, self.epsilon)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-serializable."""
+        corrected = self.corrected_moments
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+            **({} if corrected == "none" else {"corrected_moments": corrected}),
+        }
+
+    def _update_in_words(self, update: str) -> str:
+        if not self._parts:
+            return update
+        moments = self.corrected_moments
+        where = "both moments" if moments == "both" else f"the {moments} moment"
+        (correction,) = self._parts[0].transforms
+        return f"{correction!r} in {where} of {update}"
 
 
 @register
@@ -267,12 +281,12 @@ class AdaBelief(AdamCore):
         gradient: Tensor,
         m: Tensor,
         scalars: dict[str, Tensor],
-        further: list[Tensor],
+        others: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
         """The new second moment, of the residual of the gradient."""
         # In this order, as XLA on CPUs copies the slot for (beta_2 v + ...) + epsilon.
         added = (1 - self.beta_2) * ops.square(gradient - m) + self.epsilon
-        return self.beta_2 * v + added, further
+        return self.beta_2 * v + added, others
 
 
 @register
@@ -316,6 +330,11 @@ class NosAdam(AdamCore):
     """
 
     update_name = "NosAdam"
+    slots = (
+        *AdamCore.slots,
+        Slot("weight_sum", scalar=True),
+        Slot("weight_sum_rest", scalar=True),
+    )
 
     def __init__(
         self,
@@ -327,17 +346,6 @@ class NosAdam(AdamCore):
     ) -> None:
         super().__init__(learning_rate, beta_1, epsilon=epsilon, **keywords)
         self.gamma = arguments.number("gamma", gamma, 0)
-
-    def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
-        names = ["weight_sum", "weight_sum_rest"]
-        self._weight_sums = [
-            [add_scalar(self, variable, name) for name in names]
-            for variable in variables
-        ]
-
-    def further(self, index: int) -> list[keras.Variable]:
-        """The sum of the weights so far, and what rounding left of it."""
-        return self._weight_sums[index]
 
     def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
         """The bias correction of the first moment, and the weight of this gradient."""
@@ -352,11 +360,11 @@ class NosAdam(AdamCore):
         gradient: Tensor,
         m: Tensor,
         scalars: dict[str, Tensor],
-        further: list[Tensor],
+        others: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
         """The new weighted mean of squared gradients, and the sum of the weights."""
         weight = scalars["weight"]
-        before, rest = further
+        before, rest = others
         total, rest = equations.compensated_sum(before, rest, weight)
         old, new = before / total, weight / total
         return old * v + new * ops.square(gradient), [total, rest]

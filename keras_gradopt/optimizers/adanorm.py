@@ -1,82 +1,16 @@
 """AdaNorm: one norm correction in the moments of four Adam-like optimizers."""
 
-from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
-import keras
-
-from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdaBelief, AdamCore, RAdam
 from keras_gradopt.optimizers.angulargrad import DiffGrad
-from keras_gradopt.optimizers.pipeline import Pipeline
-from keras_gradopt.transforms import CorrectNorm, register
-
-
-class _NormCorrected(AdamCore):
-    """Mixin for an Adam-like optimizer: its moments take norm-corrected gradients."""
-
-    def __init__(
-        self,
-        learning_rate: LearningRate = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        gamma: float = 0.95,
-        corrected_moments: str = "first",
-        **keywords: Unpack[OptimizerKeywords],
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self.gamma = arguments.decay_rate("gamma", gamma)
-        self.corrected_moments = arguments.choice(
-            "corrected_moments", corrected_moments, ["first", "second", "both"]
-        )
-        self._correction = Pipeline(self, [CorrectNorm(self.gamma)])
-
-    @property
-    def pipelines(self) -> list[Pipeline]:
-        """The transforms, and the correction in the moments."""
-        return [*super().pipelines, self._correction]
-
-    def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
-        self._correction.build(variables)
-        self._correction_slots = self._correction.slots
-
-    def further(self, index: int) -> list[keras.Variable]:
-        """The average norm."""
-        slots, _ = self._correction.of(index)
-        return slots
-
-    def moment_gradients(
-        self, gradient: Tensor, further: list[Tensor]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The gradients that the first and the second moment take; the average norm."""
-        corrected, _, further = self._correction.run(gradient, 1.0, further, [None])
-        return (
-            gradient if self.corrected_moments == "second" else corrected,
-            gradient if self.corrected_moments == "first" else corrected,
-            further,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, JSON-serializable."""
-        return {
-            **super().get_config(),
-            "gamma": self.gamma,
-            "corrected_moments": self.corrected_moments,
-        }
-
-    def _steps(self) -> list[str]:
-        *steps, update = super()._steps()
-        moments = {"both": "both moments"}.get(
-            self.corrected_moments, f"the {self.corrected_moments} moment"
-        )
-        return [*steps, f"{CorrectNorm(self.gamma)!r} in {moments} of {update}"]
+from keras_gradopt.transforms import register
 
 
 @register
-class AdamNorm(_NormCorrected, AdamCore):
+class AdamNorm(AdamCore):
     """AdamNorm: Adam whose first moment takes gradients of at least average norm.
 
     `e <- gamma e + (1 - gamma) ||g||`; `s = (e / ||g||) g` where `e > ||g||`, else
@@ -122,9 +56,22 @@ class AdamNorm(_NormCorrected, AdamCore):
         Dubey et al., AdaNorm, eq. 2-9.
     """
 
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        gamma: float = 0.95,
+        corrected_moments: str = "first",
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self._correct_moments(gamma, corrected_moments)
+
 
 @register
-class DiffGradNorm(_NormCorrected, DiffGrad):
+class DiffGradNorm(DiffGrad):
     """diffGradNorm: `DiffGrad` with AdaNorm's correction; see `AdamNorm`.
 
     The friction is of the uncorrected gradients.
@@ -180,19 +127,13 @@ class DiffGradNorm(_NormCorrected, DiffGrad):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(
-            learning_rate,
-            beta_1,
-            beta_2,
-            epsilon,
-            gamma,
-            corrected_moments,
-            history_dtype=history_dtype,
-            **keywords,
+            learning_rate, beta_1, beta_2, epsilon, history_dtype, **keywords
         )
+        self._correct_moments(gamma, corrected_moments)
 
 
 @register
-class RAdamNorm(_NormCorrected, RAdam):
+class RAdamNorm(RAdam):
     """RAdamNorm: `RAdam` with AdaNorm's correction; see `AdamNorm`.
 
     Args:
@@ -251,19 +192,13 @@ class RAdamNorm(_NormCorrected, RAdam):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(
-            learning_rate,
-            beta_1,
-            beta_2,
-            epsilon,
-            gamma,
-            corrected_moments,
-            rho_threshold=rho_threshold,
-            **keywords,
+            learning_rate, beta_1, beta_2, epsilon, rho_threshold, **keywords
         )
+        self._correct_moments(gamma, corrected_moments)
 
 
 @register
-class AdaBeliefNorm(_NormCorrected, AdaBelief):
+class AdaBeliefNorm(AdaBelief):
     """AdaBeliefNorm: `AdaBelief` with AdaNorm's correction; see `AdamNorm`.
 
     The second moment is of the residual `s - m` of the corrected gradient.
@@ -306,10 +241,22 @@ class AdaBeliefNorm(_NormCorrected, AdaBelief):
         Dubey et al., AdaNorm, section 2 and supplement.
     """
 
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        gamma: float = 0.95,
+        corrected_moments: str = "first",
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self._correct_moments(gamma, corrected_moments)
+
     def moment_gradients(
-        self, gradient: Tensor, further: list[Tensor]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The gradients of the first moment and of the residual; the average norm."""
-        first, second, further = super().moment_gradients(gradient, further)
-        residual_of = first if self.corrected_moments == "first" else second
-        return first, residual_of, further
+        self, gradient: Tensor, corrected: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of the first moment and of the residual, the corrected one."""
+        first, _ = super().moment_gradients(gradient, corrected)
+        return first, corrected

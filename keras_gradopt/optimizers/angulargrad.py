@@ -57,7 +57,7 @@ class DiffGrad(AdamCore):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(DifferenceFriction(history_dtype))
+        self._run_last(DifferenceFriction(history_dtype))
 
 
 @register
@@ -127,4 +127,4 @@ class AngularGrad(AdamCore):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(AngularFriction(angle, lambda_1, lambda_2, history_dtype))
+        self._run_last(AngularFriction(angle, lambda_1, lambda_2, history_dtype))

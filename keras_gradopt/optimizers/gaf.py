@@ -2,13 +2,10 @@
 
 from typing import Any, Unpack
 
-import keras
-
 from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
-from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore
-from keras_gradopt.optimizers.pipeline import Pipeline, Pipelined, PureUpdate
+from keras_gradopt.optimizers.sgd import SGDCore
 from keras_gradopt.transforms import Activate, register
 
 
@@ -66,11 +63,11 @@ class GAFAdam(AdamCore):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(Activate(activation, alpha, beta))
+        self._run_last(Activate(activation, alpha, beta))
 
 
 @register
-class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
+class GAFSGD(SGDCore):
     """GAFSGD: SGD with momentum whose velocity is activated before it is applied.
 
     `u <- momentum u - learning_rate g`; `theta <- theta + act(u)`, where `act` is one
@@ -118,8 +115,6 @@ class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
         Liu et al., Activated Gradients for Deep Neural Networks, Algorithm 1.
     """
 
-    update_name = "SGD"
-
     def __init__(
         self,
         learning_rate: LearningRate = 0.01,
@@ -131,59 +126,18 @@ class GAFSGD(PureUpdate, Pipelined, keras.optimizers.SGD):
         learning_rate_inside: bool = True,
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
-        super().__init__(
-            learning_rate,
-            arguments.number("momentum", momentum, 0, 1),
-            arguments.flag("nesterov", nesterov),
-            **keywords,
-        )
-        self._activation = Pipeline(self, [Activate(activation, alpha, beta)])
+        super().__init__(learning_rate, momentum, nesterov, **keywords)
+        self._run_within(Activate(activation, alpha, beta))
         self.learning_rate_inside = arguments.flag(
             "learning_rate_inside", learning_rate_inside
         )
 
-    @property
-    def pipelines(self) -> list[Pipeline]:
-        """The transforms, and the activation of the velocity."""
-        return [*super().pipelines, self._activation]
-
-    def own_slots(self, index: int) -> list[keras.Variable]:
-        """The velocity, if there is one."""
-        return [self.momentums[index]] if self.momentum else []
-
-    def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
-        """None."""
-        return {}
-
-    def change(
-        self,
-        gradient: Tensor,
-        learning_rate: Tensor,
-        scalars: dict[str, Tensor],
-        slots: list[Tensor],
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The activated velocity, and the velocity."""
-        step = -gradient * (learning_rate if self.learning_rate_inside else 1.0)
-        if self.momentum:
-            (velocity,) = slots = [self.momentum * slots[0] + step]
-            step = self.momentum * velocity + step if self.nesterov else velocity
-        change, _, _ = self._activation.run(step, 1.0, [], [None])
-        return change if self.learning_rate_inside else learning_rate * change, slots
-
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
-        return {
-            **super().get_config(),
-            **self._activation.transforms[0].get_config(),
-            "learning_rate_inside": self.learning_rate_inside,
-        }
+        inside = self.learning_rate_inside
+        return {**super().get_config(), "learning_rate_inside": inside}
 
-    def _steps(self) -> list[str]:
-        *steps, update = super()._steps()
-        (activate,) = self._activation.transforms
+    def _update_in_words(self, update: str) -> str:
+        (activate,) = self._parts[0].transforms
         where = "inside" if self.learning_rate_inside else "outside"
-        return [
-            *steps,
-            update,
-            f"{activate!r} of the velocity, learning rate {where}",
-        ]
+        return f"{update} -> {activate!r} of the velocity, learning rate {where}"

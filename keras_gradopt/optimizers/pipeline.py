@@ -1,15 +1,7 @@
-"""How transforms run at an optimizer's `update_step`: one mechanism for all.
+"""How transforms run at an optimizer's `update_step`: one mechanism for all."""
 
-`Pipeline` runs transforms and owns their slots. `Pipelined` puts one in front of
-the update of a Keras optimizer class; `Transformed` (in its own module) in front of
-that of an optimizer object.
-"""
-
-import inspect
-import itertools
-import re
-import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -17,20 +9,9 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor, narrow, wide_dtype
-from keras_gradopt.optimizers.compilation import (
-    StepFunctions,
-    following,
-    outside_autograph,
-)
-from keras_gradopt.optimizers.paths import matching
-from keras_gradopt.optimizers.state import (
-    CheckpointGuard,
-    Layout,
-    label,
-    load_state,
-    save_state,
-)
-from keras_gradopt.transforms import Result, Transform
+from keras_gradopt.optimizers.compilation import StepFunctions, following
+from keras_gradopt.optimizers.state import label
+from keras_gradopt.transforms import Context, Result, Slot, Transform
 
 
 def dense(gradient: Any, variable: Any) -> Tensor:
@@ -52,15 +33,19 @@ class Update(NamedTuple):
 
     Attributes:
         key: what the function depends on besides its arguments.
-        function: a pure function of tensors.
+        function: a pure function of tensors, to what the update makes of them and the
+            new values of `slots`.
         arguments: of the function: tensors as they are before the update.
-        slots: the variables whose new values the function returns last.
+        slots: the variables of the optimizer that the function moves.
+        is_whole: whether the function makes the new value of the variable. Of an
+            update that belongs to Keras it makes gradient and learning rate only.
     """
 
     key: Hashable
     function: Callable
     arguments: tuple
     slots: list[keras.Variable]
+    is_whole: bool
 
 
 class Pipeline:
@@ -97,13 +82,11 @@ class Pipeline:
                     "a list of keras_gradopt.transforms.Transform objects" + hint,
                 )
         self.transforms = tuple(transforms)
-        self.exclusions: dict[str, list[str]] = {}  # from weight decay
         self._optimizer = optimizer
         self.jit_compile = all(t.jit_compile for t in transforms)
         self.functions = StepFunctions()
         self.observer: Callable[[Transform, Tensor, Result], None] | None = None
         self.bypassed = False
-        self.variables: list[keras.Variable] = []  # of the model
         self._plans: list[list[Any]] | None = None
         self._slots: list[list[list[keras.Variable]]] | None = None
 
@@ -122,46 +105,32 @@ class Pipeline:
                 )
         self._plans = plans
 
+    @property
+    def built(self) -> bool:
+        """Whether it has its slots."""
+        return self._slots is not None
+
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots, transform by transform, variable by variable."""
-        self._slots = [
-            [self._add_slots(transform, position, v) for v in variables]
-            for position, transform in enumerate(self.transforms)
-        ]
-        self.variables = list(variables)
-
-    def _add_slots(self, transform, position, variable):
-        if getattr(variable, "overwrite_with_gradient", False):
-            return []  # no gradient step, hence no slots, in Keras' optimizers too
-        kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(transform).__name__).lower()
-        prefix = f"{kind}_{position}"
-        variables = []
-        for slot in transform.slots:
-            initial = keras.initializers.Constant(slot.initial)
-            dtype = transform.slot_dtype(slot)
-            if slot.scalar:
-                added = add_scalar(
-                    self._optimizer, variable, f"{prefix}_{slot.name}", initial
-                )
-            elif dtype:
-                added = self._optimizer.add_variable(
-                    variable.shape,
-                    initial,
-                    dtype,
-                    layout=getattr(variable, "_layout", None),
-                    name=f"{label(variable)}_{prefix}_{slot.name}",
-                )
-            else:
-                added = self._optimizer.add_variable_from_reference(
-                    variable, f"{prefix}_{slot.name}", initial
-                )
-            variables.append(added)
-        return variables
-
-    @property
-    def slots(self) -> list[keras.Variable]:
-        """All slot variables, flat, in the order in which they are saved."""
-        return [slot for rows in self._slots or () for row in rows for slot in row]
+        kinds: Counter[str] = Counter()
+        slots = []
+        for transform in self.transforms:
+            kinds[transform.kind] += 1
+            again = kinds[transform.kind]
+            prefix = transform.kind + (f"_{again}" if again > 1 else "")
+            slots.append(
+                [
+                    add_slots(
+                        self._optimizer,
+                        v,
+                        transform.slots,
+                        transform.history_dtype,
+                        prefix,
+                    )
+                    for v in variables
+                ]
+            )
+        self._slots = slots
 
     def of(self, index: int) -> tuple[list[keras.Variable], "Plans"]:
         """The slots and the plans of the variable with this index.
@@ -169,7 +138,7 @@ class Pipeline:
         Raises:
             RuntimeError: if the transforms are not built.
         """
-        if self._slots is None:
+        if not self.built:
             raise RuntimeError(
                 f"The transforms {list(self.transforms)} of {self._optimizer.name!r} "
                 "are not built, so it makes no step: their build failed, or only the "
@@ -179,7 +148,13 @@ class Pipeline:
         return slots, Plans(plans[index] for plans in self._plans)
 
     def run(
-        self, gradient: Tensor, learning_rate: Tensor, slots: list[Tensor], plans: Any
+        self,
+        gradient: Tensor,
+        learning_rate: Tensor,
+        slots: Sequence[Tensor],
+        plans: Sequence[Any],
+        value: Tensor,
+        step: Tensor,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Runs the transforms. A pure function of tensors.
 
@@ -188,6 +163,8 @@ class Pipeline:
             learning_rate: a scalar.
             slots: the values of the variable's slots.
             plans: what `of` returned.
+            value: the variable's.
+            step: its number, from 1.
 
         Returns:
             The gradient and the learning rate for the optimizer's own update, and the
@@ -200,7 +177,8 @@ class Pipeline:
         for transform, plan in zip(self.transforms, plans):
             old = [next(left) for _ in transform.slots]
             wide = [ops.cast(value, dtype) for value in old]
-            result = transform.apply(gradient, wide, plan)
+            context = Context(plan, value, step, learning_rate)
+            result = transform.apply(gradient, wide, context)
             if self.observer:
                 self.observer(transform, gradient, result)
             new = result.slots or wide  # none: they stay as they are
@@ -225,33 +203,39 @@ class Pipeline:
         slots, plans = self.of(self._optimizer._get_variable_index(variable))
         dtype = wide_dtype(variable.dtype)
 
-        def run(gradient, learning_rate, slots):
-            return self.run(ops.cast(gradient, dtype), learning_rate, slots, plans)
+        def run(gradient, value, learning_rate, step, slots):
+            gradient, value = ops.cast(gradient, dtype), ops.cast(value, dtype)
+            gradient, learning_rate, moved = self.run(
+                gradient, learning_rate, slots, plans, value, step
+            )
+            return (gradient, learning_rate), moved
 
         arguments = (
             dense(gradient, variable),
+            *read([variable]),
             ops.cast(learning_rate, dtype),
+            step_number(self._optimizer, dtype),
             read(slots),
         )
-        return Update((plans, dtype), run, arguments, slots)
+        return Update((plans, dtype), run, arguments, slots, is_whole=False)
 
-    def __call__(
-        self, gradient: Any, variable: Any, learning_rate: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Runs the transforms on what `update_step` received, and moves their slots.
+    def call(self, update: Update) -> Any:
+        """Makes an update, compiled if that helps; moves the slots.
 
         Returns:
-            The gradient and the learning rate for the optimizer's own update.
+            What the update's function makes beside their new values.
         """
-        if not self.transforms:
-            return gradient, learning_rate
-        update = self.prepare(gradient, variable, learning_rate)
-        gradient, learning_rate, values = self.functions.call(
+        made, moved = self.functions.call(
             update.key, update.function, *update.arguments, jit_compile=self.jit_compile
         )
-        for slot, value in zip(update.slots, values):
+        for slot, value in zip(update.slots, moved):
             self._optimizer.assign(slot, value)
-        return gradient, learning_rate
+        return made
+
+
+def step_number(optimizer: keras.optimizers.Optimizer, dtype: str) -> Tensor:
+    """The number of the step that is being made, from 1."""
+    return ops.cast(optimizer.iterations + 1, dtype)
 
 
 class Plans(tuple):
@@ -280,320 +264,29 @@ def read(variables: Sequence[Any]) -> list[Tensor]:
     return [ops.convert_to_tensor(variable) for variable in variables]
 
 
-def add_scalar(
+def add_slots(
     optimizer: keras.optimizers.Optimizer,
     variable: keras.Variable,
-    name: str,
-    initializer: Any = "zeros",
-) -> keras.Variable:
-    """Adds a slot of one number for `variable`, float32 or wider."""
-    dtype = wide_dtype(variable.dtype)
-    return optimizer.add_variable(
-        (), initializer, dtype, name=f"{label(variable)}_{name}"
-    )
-
-
-def settings(config: Mapping[str, Any]) -> str:
-    """The settings in an optimizer's config that are set, for its `repr`."""
-    unused = {"name"}
-    if not config.get("use_ema"):
-        unused |= {"ema_momentum", "ema_overwrite_frequency"}
-
-    def show(value):
-        if isinstance(value, dict) and "class_name" in value:  # something serialized
-            if value["class_name"] in ("function", "__lambda__"):
-                return "<callable>"
-            return f"{value['class_name']}({settings(value['config'])})"
-        if isinstance(value, dict):
-            return f"{{{', '.join(f'{k!r}: {show(v)}' for k, v in value.items())}}}"
-        if isinstance(value, (list, tuple)):
-            return f"[{', '.join(map(show, value))}]"
-        # a learning rate is kept in float32: show it as it was given
-        return repr(float(f"{value:.7g}") if isinstance(value, float) else value)
-
-    return ", ".join(
-        f"{name}={show(value)}"
-        for name, value in config.items()
-        if name not in unused and value is not None and value is not False
-    )
-
-
-class Persistent(keras.optimizers.Optimizer):
-    """Mixin: what is saved of an optimizer is restored by name, and wholly.
-
-    Keras itself restores slots by position, and forgets what
-    `exclude_from_weight_decay` was told: after a reload it decays what it did not
-    before.
-    """
-
-    def state_layout(self) -> Layout:
-        """What this optimizer's variables are."""
-        return Layout.of(self, self._pipeline.variables)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Saves the state, and what each number in it is."""
-        save_state(self.state_layout(), self, store)
-
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Restores the state, by name.
-
-        Raises:
-            ValueError: if it is of another optimizer, has other shapes, or no variable
-                in common with this one. Nothing is restored then.
-
-        Warns:
-            UserWarning: of what only the file or only this optimizer has.
-        """
-        load_state(self.state_layout(), self, store)
-
-    def _trackable_children(self, save_type="checkpoint", **keywords):
-        # TensorFlow's: a SavedModel is not restored, and has no use for the layout
-        children = super()._trackable_children(save_type, **keywords)
-        if save_type == "savedmodel":
-            children.pop("_checkpointed_layout", None)
-        return children
-
-    def exclude_from_weight_decay(
-        self,
-        var_list: Sequence[keras.Variable] | None = None,
-        var_names: Sequence[str] | None = None,
-    ) -> None:
-        """Excludes variables from weight decay; call it before the optimizer is built.
-
-        Args:
-            var_list: variables to exclude. Defaults to none.
-            var_names: regular expressions; variables in whose name one is found are
-                excluded. Defaults to none.
-
-        Raises:
-            ValueError: for what is no regular expression or one that could take
-                exponential time; or if the optimizer is built already, unless it is
-                told the same again (as by a second replica under `tf.distribute`).
-        """
-        exclusions = {
-            "paths": [variable.path for variable in var_list or []],
-            "var_names": [arguments.pattern("var_names", x) for x in var_names or []],
-        }
-        if self.built and exclusions != self._pipeline.exclusions:
-            raise ValueError(
-                "`exclude_from_weight_decay` must be called before the optimizer is "
-                f"built. Received: var_list={var_list}, var_names={var_names}"
+    slots: Sequence[Slot],
+    history_dtype: str | None = None,
+    prefix: str = "",
+) -> list[keras.Variable]:
+    """Adds slots for a variable to an optimizer."""
+    if getattr(variable, "overwrite_with_gradient", False):
+        return []  # no gradient step, hence no slots, in Keras' optimizers too
+    added = []
+    for slot in slots:
+        name = f"{prefix}_{slot.name}" if prefix else slot.name
+        initial = keras.initializers.Constant(slot.initial)
+        if slot.scalar or (slot.history and history_dtype):
+            one = optimizer.add_variable(
+                () if slot.scalar else variable.shape,
+                initial,
+                wide_dtype(variable.dtype) if slot.scalar else history_dtype,
+                layout=None if slot.scalar else getattr(variable, "_layout", None),
+                name=f"{label(variable)}_{name}",
             )
-        self._pipeline.exclusions = exclusions
-        super().exclude_from_weight_decay(var_list, var_names)
-
-    def _find_excluded(self, variables: Sequence[keras.Variable]) -> None:
-        # After a reload there are paths of variables only.
-        excluded = self._pipeline.exclusions
-        if not excluded:
-            return
-        here = [getattr(variable, "path", variable.name) for variable in variables]
-        found = matching(here, excluded["paths"])
-        listed = [variables[position] for position in found]
-        super().exclude_from_weight_decay(listed, excluded["var_names"])
-        missing = set(range(len(excluded["paths"]))) - set(found.values())
-        if missing:
-            warnings.warn(
-                "Excluded from weight decay, but not among the variables that the "
-                f"optimizer is built on: {[excluded['paths'][i] for i in missing]}",
-                stacklevel=2,
-            )
-
-    def _exclusions_config(self) -> dict[str, Any]:
-        excluded = self._pipeline.exclusions
-        return {"exclude_from_weight_decay": excluded} if excluded else {}
-
-    @staticmethod
-    def _checked_exclusions(config: Any) -> dict[str, list[str]]:
-        """The exclusions in a config, which may have been damaged."""
-        if config and not (
-            isinstance(config, Mapping)
-            and set(config) == {"paths", "var_names"}
-            and all(isinstance(x, (list, tuple)) for x in config.values())
-            and all(isinstance(name, str) for x in config.values() for name in x)
-        ):
-            raise arguments.refuse(
-                "exclude_from_weight_decay",
-                config,
-                "a dictionary of two lists of strings, `paths` and `var_names`",
-            )
-        for name in config and config["var_names"]:
-            arguments.pattern("var_names", name)
-        return dict(config)
-
-
-class PureUpdate(keras.optimizers.Optimizer):
-    """Mixin for an optimizer whose own update is a pure function too.
-
-    Transforms and update are then one function, compiled as one. To be mixed in
-    before `Pipelined`.
-
-    Attributes:
-        own_slots: a method from a variable's index to its slots, without those of the
-            transforms.
-        step_scalars: a method from the number of the step, counted from 1, to what
-            depends on it alone: a dictionary of scalars.
-        change: a method from the gradient, the learning rate, `step_scalars` and the
-            values of `own_slots`, to what to add to the variable and the new values.
-    """
-
-    own_slots: Callable[[int], list[keras.Variable]]
-    step_scalars: Callable[[Tensor], dict[str, Tensor]]
-    change: Callable[..., tuple[Tensor, list[Tensor]]]
-
-    def prepare(
-        self,
-        gradient: Any,
-        variable: Any,
-        learning_rate: Any,
-        before: Sequence[Pipeline] = (),
-    ) -> Update:
-        """The update of one variable, transforms and all; see `update_step`."""
-        pipelines = [*before, self._pipeline]
-        index = self._get_variable_index(variable)
-        slots, plans = zip(*(pipeline.of(index) for pipeline in pipelines))
-        own = self.own_slots(index)
-        dtype = wide_dtype(variable.dtype)
-
-        def step(gradient, parameter, learning_rate, scalars, slots, own):
-            gradient, moved = ops.cast(gradient, dtype), []
-            for pipeline, values, plan in zip(pipelines, slots, plans):
-                gradient, learning_rate, values = pipeline.run(
-                    gradient, learning_rate, values, plan
-                )
-                moved += values
-            wide = [ops.cast(value, dtype) for value in own]
-            change, new = self.change(gradient, learning_rate, scalars, wide)
-            moved += [narrow(after, old.dtype) for after, old in zip(new, own)]
-            return parameter + narrow(change, parameter.dtype), moved
-
-        def scalars():
-            return self.step_scalars(ops.cast(self.iterations + 1, dtype))
-
-        arguments = (
-            dense(gradient, variable),
-            *read([variable]),
-            ops.cast(learning_rate, dtype),
-            self._pipeline.functions.scalars(dtype, scalars),
-            [read(values) for values in slots],
-            read(own),
-        )
-        return Update((plans, dtype), step, arguments, [*itertools.chain(*slots), *own])
-
-    def update_step(
-        self,
-        gradient: Any,
-        variable: Any,
-        learning_rate: Any,
-        before: Sequence[Pipeline] = (),
-    ) -> None:
-        """Transforms the gradient and updates one variable.
-
-        Args:
-            gradient: of the variable.
-            variable: to update.
-            learning_rate: a scalar.
-            before: pipelines that run before this optimizer's own.
-        """
-        update = self.prepare(gradient, variable, learning_rate, before)
-        parameter, moved = self._pipeline.functions.call(
-            update.key,
-            update.function,
-            *update.arguments,
-            jit_compile=all(p.jit_compile for p in [*before, self._pipeline]),
-        )
-        self.assign(variable, parameter)
-        for slot, value in zip(update.slots, moved):
-            self.assign(slot, value)
-
-
-class Pipelined(Persistent):
-    """Mixin for a Keras optimizer class: transforms run before its own update.
-
-    Also checks the keywords that all optimizers share, and has the pipeline in `repr`.
-    """
-
-    update_name = "Adam"
-
-    def __init__(self, learning_rate: Any, *args: Any, **keywords: Any) -> None:
-        own = inspect.signature(type(self).__init__).parameters
-        super().__init__(
-            arguments.learning_rate(learning_rate),
-            *args,
-            **arguments.optimizer_keywords(set(own) - {"self", "keywords"}, keywords),
-        )
-        self._run_first()
-        self._guard = CheckpointGuard(self)
-
-    def _run_first(self, *transforms: Transform) -> None:
-        self._pipeline = Pipeline(self, transforms)
-
-    @property
-    def transforms(self) -> tuple[Transform, ...]:
-        """The transforms that run before the update, first to last."""
-        return self._pipeline.transforms
-
-    @property
-    def pipelines(self) -> list[Pipeline]:
-        """All that transforms within the update, in the order in which it runs."""
-        return [self._pipeline]
-
-    @outside_autograph
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the slot variables, one set per model variable."""
-        if self.built:
-            return
-        for pipeline in self.pipelines:
-            pipeline.plan(variables)  # what can fail comes before anything is made
-        self._find_excluded(variables)
-        super().build(variables)
-        self._pipeline.build(variables)
-        self._transform_slots = self._pipeline.slots
-        self._add_slots(variables)
-        self._guard.check()
-
-    def _add_slots(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates what slots an optimizer has beside its base's and its transforms'."""
-
-    @outside_autograph
-    def apply(
-        self,
-        grads: Sequence[Any],
-        trainable_variables: Iterable[keras.Variable] | None = None,
-    ) -> None:
-        """Updates the variables by their gradients, building first if necessary."""
-        with self._pipeline.functions.one_step():
-            super().apply(grads, trainable_variables)
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Transforms the gradient, then updates one variable."""
-        gradient, learning_rate = self._pipeline(gradient, variable, learning_rate)
-        super().update_step(gradient, variable, learning_rate)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, JSON-serializable."""
-        config = super().get_config()
-        for transform in self.transforms:
-            config.update(transform.get_config())
-        return {**config, **self._exclusions_config()}
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> Any:
-        """Creates the optimizer from what `get_config` returned."""
-        config = dict(config)
-        exclusions = cls._checked_exclusions(
-            config.pop("exclude_from_weight_decay", {})
-        )
-        optimizer = super().from_config(config, custom_objects)
-        optimizer._pipeline.exclusions = exclusions
-        return optimizer
-
-    def _steps(self) -> list[str]:
-        own = super().get_config()
-        steps = [repr(transform) for transform in self.transforms]
-        return [*steps, f"{self.update_name}({settings(own)})"]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: gradient -> {' -> '.join(self._steps())}>"
+        else:
+            one = optimizer.add_variable_from_reference(variable, name, initial)
+        added.append(one)
+    return added

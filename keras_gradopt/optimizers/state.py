@@ -268,6 +268,7 @@ class CheckpointGuard:
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
+        self.variables: list[Any] = []  # here, where Keras does not track them
         self._saved: Layout | None = None
         if keras.backend.backend() == "tensorflow":
             # an attribute, because TensorFlow tracks attributes
@@ -280,6 +281,11 @@ class CheckpointGuard:
     def restored(self, text: str) -> None:
         """Takes what `text` returned when the checkpoint was written."""
         self._saved = Layout.from_json(text)
+        self.check()
+
+    def built_on(self, variables: Sequence[Any]) -> None:
+        """Takes the model's variables, in order, and checks what was restored."""
+        self.variables = list(variables)
         self.check()
 
     def check(self) -> None:

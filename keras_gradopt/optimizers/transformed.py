@@ -6,19 +6,15 @@ from typing import Any
 import keras
 
 from keras_gradopt import arguments
+from keras_gradopt.optimizers.base import BaseOptimizer, settings
 from keras_gradopt.optimizers.compilation import outside_autograph
-from keras_gradopt.optimizers.pipeline import (
-    Persistent,
-    Pipeline,
-    PureUpdate,
-    settings,
-)
+from keras_gradopt.optimizers.pipeline import Pipeline, Update
 from keras_gradopt.optimizers.state import CheckpointGuard
 from keras_gradopt.transforms import Transform, register
 
 
 @register
-class Transformed(Persistent):
+class Transformed(BaseOptimizer):
     """Any Keras optimizer, with gradient transforms in front of its update.
 
     The transforms run left to right on what the inner optimizer's `update_step`
@@ -61,7 +57,9 @@ class Transformed(Persistent):
     _OWN = (
         "_lock",
         "inner_optimizer",
+        "_own_transforms",
         "_pipeline",
+        "_exclusions",
         "_guard",
         "_checkpointed_layout",
     )
@@ -73,17 +71,20 @@ class Transformed(Persistent):
         name: str | None = None,
     ) -> None:
         _check_inner(inner_optimizer)
-        pipeline = Pipeline(inner_optimizer, transforms)
+        is_ours = isinstance(inner_optimizer, BaseOptimizer)
+        checked = Pipeline(inner_optimizer, transforms)
         self._lock = False
         self.inner_optimizer = inner_optimizer
-        self._pipeline = pipeline
+        self._own_transforms = checked.transforms
+        self._pipeline = inner_optimizer.run_first(transforms) if is_ours else checked
+        self._exclusions = {}
         self._guard = CheckpointGuard(self)
-        if hasattr(inner_optimizer, "_checkpointed_layout"):
-            del inner_optimizer._checkpointed_layout  # one of ours; once is enough
+        if is_ours:
+            inner_optimizer.guarded_by(self._guard)
         if name is not None:
             self.name = arguments.text("name", name)
-        if self.transforms:
-            _intercept_update_step(inner_optimizer, pipeline)
+        if not is_ours and self.transforms:
+            _intercept_update_step(inner_optimizer, self._pipeline)
 
     @classmethod
     def _is_own(cls, name: str) -> bool:
@@ -114,24 +115,26 @@ class Transformed(Persistent):
     @property
     def transforms(self) -> tuple[Transform, ...]:
         """The transforms that run before the update, first to last."""
-        return self._pipeline.transforms
+        return self._own_transforms
 
     @property
     def pipelines(self) -> list[Pipeline]:
         """All that transforms within the update, in the order in which it runs."""
-        return [self._pipeline, *getattr(self.inner_optimizer, "pipelines", [])]
+        return getattr(self.inner_optimizer, "pipelines", [self._pipeline])
 
     @outside_autograph
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slot variables, one set per model variable."""
         if self.built:
             return
-        self._pipeline.plan(variables)  # what can fail comes before anything is made
         self._find_excluded(variables)
+        if isinstance(self.inner_optimizer, BaseOptimizer):
+            self.inner_optimizer.build(variables)  # the transforms are among its own
+            return
+        self._pipeline.plan(variables)  # what can fail comes before anything is made
         self.inner_optimizer.build(variables)
         self._pipeline.build(variables)
-        self._transform_slots = self._pipeline.slots
-        self._guard.check()
+        self._guard.built_on(variables)
 
     @outside_autograph
     def apply(
@@ -146,6 +149,11 @@ class Transformed(Persistent):
                 self.build(trainable_variables)
         with self._pipeline.functions.one_step():
             self.inner_optimizer.apply(grads, trainable_variables)
+
+    def prepare(self, gradient: Any, variable: Any, learning_rate: Any) -> Update:
+        """The update of one variable, as far as it is not Keras'."""
+        whose = getattr(self.inner_optimizer, "prepare", self._pipeline.prepare)
+        return whose(gradient, variable, learning_rate)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
@@ -185,7 +193,7 @@ class Transformed(Persistent):
         except RecursionError:
             raise ValueError("The config is nested too deeply.") from None
         optimizer = cls(inner, transforms)
-        optimizer._pipeline.exclusions = exclusions
+        optimizer._exclusions = exclusions
         return optimizer
 
     def __repr__(self) -> str:
@@ -234,10 +242,8 @@ def _intercept_update_step(inner: Any, pipeline: Pipeline) -> None:
     update_step = inner.update_step
 
     def transformed_update_step(gradient, variable, learning_rate):
-        if isinstance(inner, PureUpdate):  # ours: one function
-            update_step(gradient, variable, learning_rate, before=[pipeline])
-        else:
-            gradient, learning_rate = pipeline(gradient, variable, learning_rate)
-            update_step(gradient, variable, learning_rate)
+        update = pipeline.prepare(gradient, variable, learning_rate)
+        gradient, learning_rate = pipeline.call(update)
+        update_step(gradient, variable, learning_rate)
 
     inner.update_step = transformed_update_step

@@ -2,22 +2,20 @@
 
 from typing import Unpack
 
-import keras
-
-from keras_gradopt import arguments, equations
+from keras_gradopt import equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore, RAdam
-from keras_gradopt.optimizers.pipeline import Pipelined
+from keras_gradopt.optimizers.sgd import SGDCore
 from keras_gradopt.transforms import Whiten, register
 
 
 @register
-class WGDSGD(Pipelined, keras.optimizers.SGD):
+class WGDSGD(SGDCore):
     """WGDSGD: SGD with momentum on whitened gradients of convolution kernels.
 
-    The same as `Transformed(keras.optimizers.SGD(...), [Whiten(...)])`; see `Whiten`
-    for which variables are whitened and how.
+    The same as `Transformed(SGDCore(...), [Whiten(...)])`; see `Whiten` for which
+    variables are whitened and how.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
@@ -50,8 +48,6 @@ class WGDSGD(Pipelined, keras.optimizers.SGD):
         Gholamalinejad and Khosravi, Whitened gradient descent, eq. 11.
     """
 
-    update_name = "SGD"
-
     def __init__(
         self,
         learning_rate: LearningRate = 0.01,
@@ -60,33 +56,12 @@ class WGDSGD(Pipelined, keras.optimizers.SGD):
         mean_over: str = "kernels",
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
-        super().__init__(
-            learning_rate,
-            arguments.number("momentum", momentum, 0, 1),
-            arguments.flag("nesterov", nesterov),
-            **keywords,
-        )
-        self._run_first(Whiten(mean_over))
-
-
-class _WhitenedAdaptive(Pipelined):
-    """Mixin for an adaptive optimizer: convolution gradients are whitened first."""
-
-    def __init__(
-        self,
-        learning_rate: LearningRate = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        mean_over: str = "kernels",
-        **keywords: Unpack[OptimizerKeywords],
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
-        self._run_first(Whiten(mean_over))
+        super().__init__(learning_rate, momentum, nesterov, **keywords)
+        self._run_last(Whiten(mean_over))
 
 
 @register
-class WGDAdam(_WhitenedAdaptive, AdamCore):
+class WGDAdam(AdamCore):
     """WGDAdam: Adam on whitened gradients of convolution kernels.
 
     The same as `Transformed(AdamCore(...), [Whiten(...)])`; see `Whiten`.
@@ -125,9 +100,21 @@ class WGDAdam(_WhitenedAdaptive, AdamCore):
         Gholamalinejad and Khosravi, Whitened gradient descent, eq. 11.
     """
 
+    def __init__(
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        mean_over: str = "kernels",
+        **keywords: Unpack[OptimizerKeywords],
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self._run_last(Whiten(mean_over))
+
 
 @register
-class WGDRAdam(_WhitenedAdaptive, RAdam):
+class WGDRAdam(RAdam):
     """WGDRAdam: `RAdam` on whitened gradients of convolution kernels.
 
     The same as `Transformed(RAdam(...), [Whiten(...)])`; see `Whiten`.
@@ -181,18 +168,13 @@ class WGDRAdam(_WhitenedAdaptive, RAdam):
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
         super().__init__(
-            learning_rate,
-            beta_1,
-            beta_2,
-            epsilon,
-            mean_over,
-            rho_threshold=rho_threshold,
-            **keywords,
+            learning_rate, beta_1, beta_2, epsilon, rho_threshold, **keywords
         )
+        self._run_last(Whiten(mean_over))
 
 
 @register
-class WGDNadam(_WhitenedAdaptive, AdamCore):
+class WGDNadam(AdamCore):
     """WGDNadam: Nadam on whitened gradients of convolution kernels.
 
     The same as `Transformed(keras.optimizers.Nadam(...), [Whiten(...)])` to rounding,
@@ -245,7 +227,8 @@ class WGDNadam(_WhitenedAdaptive, AdamCore):
         mean_over: str = "kernels",
         **keywords: Unpack[OptimizerKeywords],
     ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, mean_over, **keywords)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        self._run_last(Whiten(mean_over))
 
     def step_scalars(self, step: Tensor) -> dict[str, Tensor]:
         """The bias correction of the second moment, and Nadam's two weights."""
