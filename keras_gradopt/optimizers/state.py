@@ -41,6 +41,7 @@ class Layout:
     Attributes:
         optimizer: its class, and for a `Transformed` that of its inner optimizer.
         paths: of the model's variables; none if the optimizer is not built.
+        trainable: whether each of these variables still was trainable.
         slots: for each variable of the optimizer the position in `paths` of the
             variable that it belongs to, or -1, and what it means.
         shapes: of the optimizer's variables.
@@ -48,6 +49,7 @@ class Layout:
 
     optimizer: str
     paths: list[str]
+    trainable: list[bool]
     slots: list[tuple[int, str]]
     shapes: list[tuple[int, ...]]
 
@@ -76,6 +78,7 @@ class Layout:
         return cls(
             _class_name(optimizer),
             [getattr(variable, "path", variable.name) for variable in variables],
+            [bool(getattr(variable, "trainable", True)) for variable in variables],
             slots,
             [tuple(variable.shape) for variable in optimizer.variables],
         )
@@ -92,7 +95,9 @@ class Layout:
             layout.slots = [(int(owner), str(what)) for owner, what in layout.slots]
             layout.shapes = [tuple(map(int, shape)) for shape in layout.shapes]
             layout.paths = [str(path) for path in layout.paths]
+            layout.trainable = [bool(x) for x in layout.trainable]
             layout.names()
+            dict(zip(layout.paths, layout.trainable, strict=True))
         except (TypeError, ValueError, IndexError, RecursionError) as error:
             raise ValueError(
                 f"The saved state of the optimizer is damaged: {error}"
@@ -116,7 +121,13 @@ class Layout:
 
     def counterparts(self, saved: "Layout") -> dict[int, int]:
         """For each optimizer variable that `saved` has too its position there."""
-        pairs = matching(self.paths, saved.paths)
+        # a loaded model's optimizer has what was trainable when it was saved
+        left = [i for i, is_trainable in enumerate(saved.trainable) if is_trainable]
+        pairs = matching(self.paths, [saved.paths[i] for i in left])
+        if len(pairs) == len(self.paths) == len(left):
+            pairs = {position: left[i] for position, i in pairs.items()}
+        else:
+            pairs = matching(self.paths, saved.paths)
         if not len(pairs) == len(self.paths) == len(saved.paths):
             # the same model built again has other names, but all in the same order
             if (self.slots, self.shapes) == (saved.slots, saved.shapes):
@@ -168,8 +179,9 @@ def _class_name(optimizer):
 
 
 def _listed(items, separator=", "):
-    more = f"{separator}and {len(items) - 8} more" if len(items) > 8 else ""
-    return separator.join(map(str, items[:8])) + more
+    most = 20
+    more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(map(str, items[:most])) + more
 
 
 def save_state(layout: Layout, optimizer: Any, store: Any) -> None:
@@ -233,16 +245,14 @@ def load_state(layout: Layout, optimizer: Any, store: Mapping[str, Any]) -> None
 
 
 def _warn_of_the_rest(layout, saved, found):
-    here = [name for i, name in enumerate(layout.names()) if i not in found]
-    there = set(found.values())
-    left = [name for j, name in enumerate(saved.names()) if j not in there]
-    if not saved.paths:  # saved before the first step: there was nothing else
-        here = []
+    # saved before the first step, there was nothing else
+    here = _without(layout, set(found)) if saved.paths else []
+    left = _without(saved, set(found.values()))
     said = []
     if here:
-        said.append(f"not in the file, so as they were: {_listed(here)}")
+        said.append(f"not in the file, so as it was: that of {_listed(here)}")
     if left and layout.paths:
-        said.append(f"in the file, but not here: {_listed(left)}")
+        said.append(f"in the file, but not here: that of {_listed(left)}")
     elif left:
         said.append(
             "the optimizer is not built, so only its step and learning rate were "
@@ -253,6 +263,19 @@ def _warn_of_the_rest(layout, saved, found):
             f"The state of {layout.optimizer} was restored in part; {'; '.join(said)}.",
             stacklevel=2,
         )
+
+
+def _without(layout, found):
+    """What has no counterpart: variables of the model, or single slots of them."""
+    names, owners = layout.names(), [owner for owner, _ in layout.slots]
+    partly = {owners[position] for position in found}
+    return list(
+        dict.fromkeys(
+            names[i] if owner in partly or owner < 0 else layout.paths[owner]
+            for i, owner in enumerate(owners)
+            if i not in found
+        )
+    )
 
 
 class CheckpointGuard:
