@@ -135,9 +135,9 @@ def _living_layers() -> list[layers.Layer]:
     `gc.get_objects` also takes hold of tuples that other threads are just making, and
     these fail if they run before the hold is given up. So a generation of objects is
     asked for and sifted within one call of C, in which no other thread runs. As each
-    iterator can be used once, it is asked for twice, for objects and types; the second
-    time there is but more at the end. (`gc.get_referrers`, which would touch less, can
-    crash.)
+    iterator can be used once, it is asked for twice, for objects and types. The second
+    time there is more at the end, which must be used up, or a reference cycle keeps the
+    hold. (`gc.get_referrers`, which would touch less, can crash.)
     """
     kinds = [layers.Layer]
     for cls in kinds:
@@ -153,8 +153,10 @@ def _living_layers() -> list[layers.Layer]:
     found: list[layers.Layer] = []
     try:
         for age in range(3):
-            found += itertools.compress(
-                objects(age), map(is_layer, map(type, objects(age)))
+            selected = map(is_layer, map(type, objects(age)))
+            found += itertools.chain(
+                itertools.compress(objects(age), selected),
+                itertools.compress(selected, itertools.repeat(False)),
             )
     finally:
         if was_enabled:
