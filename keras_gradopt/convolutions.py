@@ -1,6 +1,7 @@
 """Which variables are convolution kernels, and which of their axes count kernels."""
 
 import gc
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,47 +114,51 @@ def _warn(paths, said):
 
 
 def _owners(variables: Sequence[Any]) -> dict[int, layers.Layer]:
-    """For the id of each variable the innermost layer that has it.
-
-    A living object refers to its class, so who refers to a convolution's class is one;
-    for what is left, who refers to a variable, to what refers to it, and so on.
-    (`gc.get_objects` would touch what other threads are just making, which breaks
-    there; to look for all variables in the second way takes seconds.)
-    """
+    """For the id of each variable the innermost layer that has it."""
     owners: dict[int, layers.Layer] = {}
-    left = {id(variable): variable for variable in variables}
-
-    def take(holders):
-        for layer in holders:
-            if not _is_layer(layer) or not layer.built:
-                continue
+    wanted = {id(variable) for variable in variables}
+    for layer in _living_layers() if wanted else ():
+        if layer.built:
             size = len(layer.weights)
             for weight in layer.weights:
                 before = owners.get(id(weight))
-                if id(weight) in left and (
+                if id(weight) in wanted and (
                     before is None or size < len(before.weights)
                 ):
                     owners[id(weight)] = layer
-
-    classes = [cls for of_kind, _ in _CONVOLUTIONS for cls in of_kind]
-    for cls in classes:
-        classes += [below for below in cls.__subclasses__() if below not in classes]
-    take(gc.get_referrers(*classes))
-    holders = [variable for key, variable in left.items() if key not in owners]
-    seen = {id(left)}
-    for _ in range(3):  # a list, the dictionary of attributes, the layer
-        if not holders:
-            break
-        holders = [
-            holder
-            for holder in gc.get_referrers(*holders)
-            if (isinstance(holder, (list, dict)) or _is_layer(holder))
-            and id(holder) not in seen
-        ]
-        seen |= {id(holder) for holder in holders} | {id(holders)}
-        take(holders)
     return owners
 
 
-def _is_layer(value):
-    return issubclass(type(value), layers.Layer)
+def _living_layers() -> list[layers.Layer]:
+    """All layers, whosever they are.
+
+    `gc.get_objects` also takes hold of tuples that other threads are just making, and
+    these fail if they run before the hold is given up. So a generation of objects is
+    asked for and sifted within one call of C, in which no other thread runs. As each
+    iterator can be used once, it is asked for twice, for objects and types. The second
+    time there is more at the end, which must be used up, or a reference cycle keeps the
+    hold. (`gc.get_referrers`, which would touch less, can crash.)
+    """
+    kinds = [layers.Layer]
+    for cls in kinds:
+        kinds += [below for below in cls.__subclasses__() if below not in kinds]
+    is_layer = set(kinds).__contains__
+
+    def objects(generation):
+        called_late = itertools.starmap(gc.get_objects, [(generation,)])
+        return itertools.chain.from_iterable(called_late)
+
+    was_enabled = gc.isenabled()
+    gc.disable()  # a collection moves objects
+    found: list[layers.Layer] = []
+    try:
+        for age in range(3):
+            selected = map(is_layer, map(type, objects(age)))
+            found += itertools.chain(
+                itertools.compress(objects(age), selected),
+                itertools.compress(selected, itertools.repeat(False)),
+            )
+    finally:
+        if was_enabled:
+            gc.enable()
+    return found

@@ -151,7 +151,7 @@ OPTIMIZERS = {
             {"gamma": 0.5},
             {"gamma": 0, "learning_rate": 3e-3, "beta_1": 0.85, "epsilon": 1e-6},
         ],
-        slots=3,
+        slots=4,
     ),
     "AdamNorm": Row(
         kg.AdamNorm,

@@ -124,7 +124,7 @@ def test_other_axes_are_refused(axes):
 
 @pytest.mark.slow
 def test_other_threads_make_tuples_meanwhile():
-    """`gc.get_objects` took hold of tuples in the making: `SystemError` there."""
+    """To take hold of a tuple in the making is a `SystemError` where it is made."""
     layer = layers.Conv2D(3, 2)
     layer.build((None, 5, 5, 2))
     errors, stop = [], threading.Event()
