@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import twins
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from keras import ops
 from running import BACKEND, numpy_values
@@ -26,6 +26,7 @@ bounded = settings(
     deadline=None,
     max_examples=25,
     database=None,
+    phases=[Phase.explicit, Phase.generate],  # shrinking would take minutes
     suppress_health_check=list(HealthCheck),
 )
 searched = pytest.mark.skipif(
