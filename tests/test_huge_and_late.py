@@ -1,19 +1,17 @@
-"""Gradients near the ends of float32, very late steps, variables without entries.
+"""Gradients near the ends of float32 follow the twin; so does a very late step.
 
 What a random search found once, each case by itself; test_properties.py searches.
 """
 
-import inspect
 
 import keras
 import numpy as np
 import pytest
-import twins
 from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import ops
 from running import numpy_values
-from table import ALL, OPTIMIZERS
+from table import OPTIMIZERS
 from test_properties import activated, assert_follows, bounded, searched, steps
 
 import keras_gradopt as kg
@@ -59,29 +57,6 @@ def test_one_huge_gradient_does_not_freeze_an_entry(name, huge):
     assert_follows(ours, expected, 1e-3, start)
 
 
-SHORT = {"beta_1": 0.5, "beta_2": 0.5, "gamma": 0.5}
-ADAPTIVE = [
-    name
-    for name, row in OPTIMIZERS.items()
-    if "beta_2" in inspect.signature(row.make).parameters
-]
-
-
-@pytest.mark.parametrize("name", ADAPTIVE)
-def test_every_entry_moves_again_after_a_huge_gradient(name):
-    """With a short memory: at last all entries move alike, as if nothing had been."""
-    make = OPTIMIZERS[name].make
-    own = inspect.signature(make).parameters
-    optimizer = make(**{key: value for key, value in SHORT.items() if key in own})
-    gradients = np.ones((300, 4), "float32")
-    gradients[2, 1] = 1e20
-    values = steps(optimizer, np.zeros(4, "float32"), gradients, "float32")
-    assert np.isfinite(values).all()
-    last = values[-1] - values[-50]
-    assert last[0] != 0
-    np.testing.assert_allclose(last, last[0], rtol=1e-2)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_number_is_visible(name, bad):
@@ -98,21 +73,6 @@ def test_no_number_is_visible(name, bad):
     assert not np.isfinite(adam[-1][1])
 
 
-def test_adal_in_a_big_variable():
-    """5e6 in each of a million entries: norm times gradient is 2.5e19."""
-    size = 1_000_000
-    streams = np.ones((12, size), "float32")
-    streams[2] = 5e6
-    optimizer = kg.AdaL(beta_2=0.9)
-    values = steps(optimizer, np.zeros(size, "float32"), streams, "float32")
-    velocity = next(v for v in optimizer.variables if "velocity" in v.path)
-    assert np.isfinite(numpy_values([velocity])[0]).all()
-    first = values[:, 0].astype("float64")
-    taken = np.minimum(streams[:, :1].astype("float64") ** 2 * size, LARGEST)
-    expected = twins.adam(np.zeros(1), list(taken), 1e-3, 0.9, 0.9, 1e-8)[:, 0]
-    np.testing.assert_allclose(first, expected, rtol=1e-3, atol=1e-9)
-
-
 @pytest.mark.parametrize("steps_before", [10, 10**6, 10**7, 2**24 + 2, 3 * 10**7])
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0])
 def test_nosadam_late(gamma, steps_before):
@@ -125,6 +85,9 @@ def test_nosadam_late(gamma, steps_before):
     t = steps_before + 1
     weights = np.arange(1, t + 1, dtype="float64") ** -gamma
     weight = weights[-1] / weights.sum()
+    for variable in optimizer.variables:
+        if variable.name.endswith("weight_sum"):
+            variable.assign(weights[:-1].sum())
     gradient = np.sqrt(1 / weight)  # so that old and new are of one size
     velocity.assign(np.full(2, 1.0, "float32"))
     optimizer.apply([ops.full((2,), gradient, "float32")], [variable])
@@ -153,20 +116,3 @@ def test_whitening_near_the_largest_number(values):
     error = np.abs(ours - exact)[fits]
     assert (error <= 1e-5 * np.abs(wide).max()).all(), (ours, exact)
     assert (np.sign(ours[~fits]) == np.sign(exact[~fits])).all()
-
-
-@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 2), (2, 2, 2, 0)])
-@pytest.mark.parametrize("name", ALL)
-def test_variables_without_entries(name, shape):
-    """They change nothing, and the variable beside them moves as if it were alone."""
-    if "Lion" in name and shape == (0, 3):
-        pytest.skip("Keras' own Lion raises InvalidArgumentError on TensorFlow")
-    empty, other, alone = (keras.Variable(np.ones(s)) for s in (shape, 3, 3))
-    optimizer, single = ALL[name](), ALL[name]()
-    for gradient in (ops.ones(3), -2 * ops.ones(3)):
-        optimizer.apply([ops.zeros(shape), gradient], [empty, other])
-        single.apply([gradient], [alone])
-    np.testing.assert_array_equal(*numpy_values([other, alone]))
-    assert np.isfinite(
-        numpy_values([v for v in optimizer.variables if v.shape == ()])
-    ).all()
