@@ -212,6 +212,10 @@ def at(tree, path):
     return tree
 
 
+# what Keras wraps around is for Keras to read, and so is its own optimizers' config
+WRAPPING = ("class_name", "module", "registered_name")
+
+
 @pytest.mark.parametrize(
     "name", ["AngularGrad", "AdamNorm", "WGDNadam", *list(ALL)[-3:]]
 )

@@ -3,7 +3,6 @@
 What a random search found once, each case by itself; test_properties.py searches.
 """
 
-
 import keras
 import numpy as np
 import pytest
@@ -85,9 +84,9 @@ def test_nosadam_late(gamma, steps_before):
     t = steps_before + 1
     weights = np.arange(1, t + 1, dtype="float64") ** -gamma
     weight = weights[-1] / weights.sum()
-    for variable in optimizer.variables:
-        if variable.name.endswith("weight_sum"):
-            variable.assign(weights[:-1].sum())
+    for slot in optimizer.variables:
+        if slot.name.endswith("weight_sum"):
+            slot.assign(weights[:-1].sum())
     gradient = np.sqrt(1 / weight)  # so that old and new are of one size
     velocity.assign(np.full(2, 1.0, "float32"))
     optimizer.apply([ops.full((2,), gradient, "float32")], [variable])
