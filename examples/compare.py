@@ -977,6 +977,9 @@ def parse(arguments=None):
     args = make.parse_args(arguments)
     if set(args.seeds) & set(args.tuning_seeds):
         make.error("--seeds must be fresh: none of --tuning-seeds")
+    for seeds in (args.seeds, args.tuning_seeds):
+        if len(set(seeds)) < len(seeds):
+            make.error("each seed of --seeds and --tuning-seeds can be there once")
     wanted = set(args.optimizers)
     if not args.no_controls:
         wanted |= {"Adam", "Adam again"}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -521,6 +522,34 @@ def test_bad_models_give_a_sentence(damage, photos, tmp_path, capsys):
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"{path} is not an exported model: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"class_names": ["red", "green"]}, "3 classes, but 2 names"),
+        ({"class_names": 3}, "not iterable"),
+        ({"class_names": None}, "not iterable"),
+        ({"input_shape": [8, 8]}, ""),
+        ({"input_shape": ["a", 8, 3]}, ""),
+        ({"input_shape": [8, 8, 1]}, ""),
+        ({"crop": 0}, "wrong crop"),
+        ({"crop": "half"}, ""),
+        ({"square": "yes"}, "wrong crop or square"),
+    ],
+)
+def test_classes_that_are_not_the_models(
+    about, says, colours, photos, tmp_path, capsys
+):
+    path = shutil.copytree(colours, tmp_path / "model")
+    known = json.loads((path / "classes.json").read_text())
+    (path / "classes.json").write_text(json.dumps(known | about))
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(path), str(photos)])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{path} is not an exported model: ") and says in error
     assert error.count("\n") == 1
 
 
