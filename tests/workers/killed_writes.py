@@ -178,12 +178,18 @@ def main(data_dir, root):
             train.main([*flags, "--output", str(folder)])
 
         def resumed():
+            begun, fit = [], keras.Model.fit
+            keras.Model.fit = lambda model, *arguments, **keywords: (
+                begun.append(keywords["initial_epoch"])
+                or fit(model, *arguments, **keywords)
+            )
             train.main([*flags, "--output", str(folder), "--resume"])
-            return left_by(folder)
+            return left_by(folder), begun
 
         status, _ = in_a_fork(killed, log)
-        again, found = in_a_fork(resumed, log)
-        found = found or {}
+        again, returned = in_a_fork(resumed, log)
+        found, begun = returned or ({}, None)
+        done = writes[:number].count("os.rename new.last.keras")
         differing = [
             n for n in {**expected, **found} if expected.get(n) != found.get(n)
         ]
@@ -195,6 +201,7 @@ def main(data_dir, root):
             "killed": status == 137,
             "resumed": again == 0,
             "differing": differing,
+            "trained_again": begun != ([done] if done < 2 else []),
         }
 
     kills = [(number, False) for number in range(len(writes))]
