@@ -155,12 +155,13 @@ def make_optimizer(
 
 
 def try_one_step(name: str, rate: float, settings: dict[str, Any]) -> None:
-    """Updates a variable of its own, as Keras checks few arguments before it has to.
+    """Updates a variable of its own, as Keras checks few arguments before it must.
 
     Raises:
         ValueError: if that fails, or does not give a number.
     """
-    optimizer = make_optimizer(name, rate, settings, [])
+    at_once = settings | {"gradient_accumulation_steps": None}
+    optimizer = make_optimizer(name, rate, at_once, [])
     given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     variable = keras.Variable([1.0, -1.0])
     try:

@@ -1005,7 +1005,7 @@ def main(arguments=None) -> None:
                 run_all(args)
             results = collect(args)
     except (RunError, OSError) as error:
-        print(f"compare.py: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     if results.rows:
         print(f"\n{overview(results)}\n\nEverything else is in {args.results}")

@@ -343,10 +343,13 @@ def export(
         The largest difference of a probability.
 
     Raises:
-        RunError: if it is above 1e-4.
+        RunError: if TensorFlow cannot write, or if it is above 1e-4.
     """
     shutil.rmtree(path, ignore_errors=True)  # of an earlier run, or half written
-    model.export(str(path), verbose=False)
+    try:
+        model.export(str(path), verbose=False)
+    except tf.errors.OpError as error:  # a full disk, for instance
+        raise RunError(f"there is no SavedModel: {error.message}") from error
     served = tf.saved_model.load(str(path))
     difference = 0.0
     for images, _ in batches:

@@ -603,7 +603,7 @@ def main(arguments=None):
             if args.process_id == 0:
                 report(args, run, data, model, keep, speed, start)
     except (RunError, DatasetError, OSError) as error:
-        make.error(str(error))
+        make.exit(2, f"{make.prog}: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -412,6 +412,10 @@ def inner_optimizers(optimizer):
         # Keras' own check nothing before the first step
         (["--optimizer", "adam", "--set", "weight_decay=a"], "adam(weight_decay='a') "),
         (["--optimizer", "adam", "--set", "weight_decay=1e999"], "makes NaN or infin"),
+        (
+            ["--optimizer", "sgd", "--accumulate", "2", "--set", "weight_decay=a"],
+            "sgd(weight_decay='a', gradient_accumulation_steps=2) cannot make a step",
+        ),
         (["--optimizer", "sgd", "--set", "clipnorm=x"], "sgd(clipnorm='x') cannot"),
         (["--transforms", ""], "no list of transforms: ''"),
         (["--transforms", "whiten))))"], "no list of transforms: 'whiten))))'"),

@@ -162,8 +162,9 @@ def cut(share):
 
 
 def flip(path):
+    """Of a weight, which only the checksum of the zip file can tell."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.index(np.full((2, 1), 2, "float32").tobytes())] ^= 1
     path.write_bytes(content)
 
 

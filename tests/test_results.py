@@ -22,6 +22,7 @@ import tensorflow as tf
 from datasets import PREPROCESSINGS
 from matplotlib.figure import Figure
 from PIL import Image
+from run_files import RunError
 
 ROOT = Path(__file__).parent.parent
 
@@ -328,6 +329,14 @@ def test_export_notices_other_predictions(value, colours, tmp_path):
     assert not (path / "classes.json").exists()
     if not np.isnan(value):
         assert results.export(model, path, batches[:1], ["red", "green", "blue"]) == 0
+
+
+def test_export_to_a_full_disk(tmp_path):
+    model = colour_model(8, 8)
+    full = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+    model.export = lambda *_, **__: (_ for _ in ()).throw(full)
+    with pytest.raises(RunError, match="no SavedModel: No space left on device"):
+        results.export(model, tmp_path / "saved_model", [], ["red", "green", "blue"])
 
 
 def test_export_of_half_precision_compiled_by_xla(tmp_path):

@@ -257,7 +257,7 @@ def main(arguments=None):
             run_study(args)
         rows = collect(args.runs, args.results)
     except (RunError, OSError) as error:
-        make.error(str(error))
+        make.exit(2, f"{make.prog}: error: {error}\n")
     if rows:
         plot(rows, args.results / "curves.png")
         print(table(rows))
