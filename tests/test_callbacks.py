@@ -526,7 +526,7 @@ def test_means_are_over_steps_with_a_gradient():
     with_gradient = np.array([[1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 0, 0.8, 0.1]])
     without = np.array([[2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0.8, 0.1]])
     for values in (with_gradient, without):
-        seen.add(values, np.array([1e-7]))
+        seen.add(["w"], values, np.array([1]), np.array([1e-7]))
     assert "coefficient 0.8 (0.8 to 0.8" in next(seen.lines())
 
 
@@ -560,7 +560,7 @@ def test_no_optimizer_and_no_update():
     x = np.zeros((4, 2), "float32")
     model = Own()
     model.compile(keras.optimizers.SGD(), "mse")
-    with pytest.warns(UserWarning, match="saw no update"):
+    with pytest.warns(UserWarning, match="made no update"):
         model.fit(x, x[:, :1], 2, verbose=0, callbacks=[GradientMonitor()])
     monitor = GradientMonitor()
     model.compile(optimizer=None, loss="mse")
