@@ -5,6 +5,7 @@ import csv
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,13 @@ class GradientMonitor(keras.callbacks.Callback):
         optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise arguments.refuse(
-                "every", every, "a whole number of steps, at least 1"
-            )
         if not callable(group_by):
             arguments.choice("group_by", group_by, ["variable", "layer", "model"])
         if not isinstance(optimizer, keras.optimizers.Optimizer | None):
             raise arguments.refuse(
                 "optimizer", optimizer, "a keras.optimizers.Optimizer object, or None"
             )
-        self.every = every
+        self.every = whole_number("every", every, 1)
         self.group_by = group_by
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.log_dir = None if log_dir is None else str(log_dir)
@@ -487,3 +484,10 @@ class GradientMonitor(keras.callbacks.Callback):
             return []
         with open(self.csv_path, newline="") as file:
             return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """Checks a whole number that is not below `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise arguments.refuse(name, value, f"a whole number, at least {low}")
+    return int(value)
