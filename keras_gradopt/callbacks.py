@@ -278,8 +278,8 @@ class GradientMonitor(keras.callbacks.Callback):
         optimizer = self._measured()
         if not (optimizer.built or (model.built and self.optimizer is None)):
             raise ValueError(
-                "`watching` needs variables: build the model (give it an Input, or call "
-                "it on a batch), or the `optimizer` if you named one."
+                "`watching` needs variables: build the model (give it an Input, or "
+                "call it on a batch), or the `optimizer` if you named one."
             )
         if model.compiled:
             model.make_train_function()

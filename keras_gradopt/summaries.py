@@ -313,7 +313,9 @@ class Seen:
     def verdict(self) -> Verdict:
         """What `alive` says, in degrees."""
         if self.alive is None:
-            none = "no transform was measured" if self.labels else "no transforms"
+            none = "no transform was measured"
+            if not self.labels:
+                none = "the optimizer has no transforms: there is nothing to judge"
             return Verdict(None, math.nan, math.nan, none)
         gradients = [of_label.fit() for of_label in self._gradients.values()]
         coefficients = [of_label.fit() for of_label in self._coefficients.values()]
@@ -329,7 +331,9 @@ class Seen:
             # optimizer's moments remember those of before, transformed as well.
             gain = _together(gradients).factor
             found = transforms._replace(factor=_together(coefficients).factor)
-        base = f"its base ({self._base}) at {found.factor:.4g} times the learning rate"
+        base = f"its base ({self._base})"
+        if abs(found.factor - 1) > _TOLERANCE:
+            base += f" at {found.factor:.4g} times the learning rate"
         if abs(gain - 1) > _TOLERANCE:
             base += f", on gradients {gain:.4g} times as long"
         far = _percent(found.farthest)
