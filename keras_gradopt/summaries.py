@@ -325,11 +325,11 @@ class Seen:
             not (self._varies["update"] and changes_gradients)
             or max(updates.farthest, transforms.farthest) <= BARELY
         ):
-            found, gain = updates, 1.0
+            found, gain, of = updates, 1.0, "updates"
         else:
             # An update shows only a part of what a transform does to gradients: the
             # optimizer's moments remember those of before, transformed as well.
-            gain = _together(gradients).factor
+            gain, of = _together(gradients).factor, "transforms"
             found = transforms._replace(factor=_together(coefficients).factor)
         base = f"its base ({self._base})"
         if abs(found.factor - 1) > _TOLERANCE:
@@ -345,7 +345,7 @@ class Seen:
             sentence = f"barely alive: within {far} ({whole}) of {base}"
         else:
             degree = "alive"
-            sentence = f"alive: up to {far} ({whole}) from any constant factor"
+            sentence = f"alive: {of} up to {far} ({whole}) from any constant factor"
         if self.alive and not self.update_known:
             sentence += " (whether the update uses it was not seen)"
         return Verdict(degree, found.factor, found.farthest, sentence)
