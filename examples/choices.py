@@ -2,11 +2,15 @@
 
 import ast
 import inspect
+import math
 import re
+import warnings
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_gradopt
 from keras_gradopt import transforms
@@ -48,23 +52,29 @@ def optimizer_class(name: str) -> type:
 def parse_transforms(text: str) -> list[transforms.Transform]:
     """Transforms from text such as `whiten,activate(tanh,0.2,10)`.
 
+    The text is parsed as Python would parse it, and nothing of it is executed.
+
     Raises:
         ValueError: for an unknown name or a wrong argument.
     """
-    found = []
-    for part in re.findall(r"[^,()]+(?:\([^()]*\))?", text):
-        name, _, arguments = part.strip().rstrip(")").partition("(")
-        key = name.lower().replace("_", "")
-        if key not in TRANSFORMS:
-            raise unknown("transform", name, sorted(TRANSFORMS))
-        given = [a.strip() for a in arguments.split(",") if a.strip()]
-        try:
-            found.append(TRANSFORMS[key](*map(_value, given)))
-        except TypeError as error:
-            raise ValueError(f"transform {part!r}: {error}") from error
-    if not found:
-        raise ValueError(f"no transform in {text!r}")
-    return found
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        parts = tree.elts if isinstance(tree, ast.Tuple) else [tree]
+        return [_transform(part) for part in parts]
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"no list of transforms: {text!r} ({error})") from error
+
+
+def _transform(part: ast.expr) -> transforms.Transform:
+    """`whiten` or `activate(tanh,0.2,10)`."""
+    call = part if isinstance(part, ast.Call) else ast.Call(part, [], [])
+    name = ast.unparse(call.func)
+    key = name.lower().replace("_", "")
+    if key not in TRANSFORMS:
+        raise unknown("transform", name, sorted(TRANSFORMS))
+    given = [_value(ast.unparse(argument)) for argument in call.args]
+    named = {word.arg: _value(ast.unparse(word.value)) for word in call.keywords}
+    return TRANSFORMS[key](*given, **named)
 
 
 def _value(text: str) -> Any:
@@ -93,20 +103,23 @@ def learning_rate_schedule(
     Args:
         schedule: see `recipes.Recipe`.
         rate: the highest learning rate.
-        steps_per_epoch: steps (of the optimizer) in an epoch.
+        steps_per_epoch: batches in an epoch, however many of them an update
+            accumulates: Keras' schedules count batches too.
         epochs: of the whole run.
 
     Raises:
         ValueError: for text that is no schedule.
     """
-    kind, _, numbers = schedule.partition(":")
+    kind, colon, numbers = schedule.partition(":")
     try:
-        marks = [float(number) for number in numbers.split(",") if number]
+        marks = [float(number) for number in numbers.split(",")] if colon else []
     except ValueError:
-        marks = None
-    if kind == "constant" and marks == []:
+        marks = [math.nan]
+    positive = all(0 <= mark < 2**31 for mark in marks)
+    rising = all(first < second for first, second in pairwise([0.0, *marks]))
+    if kind == "constant" and not colon:
         return rate
-    if kind == "cosine" and marks is not None and len(marks) <= 1:
+    if kind == "cosine" and len(marks) <= 1 and positive:
         warmup = round(marks[0] * steps_per_epoch) if marks else 0
         decay = max(1, steps_per_epoch * epochs - warmup)
         if not warmup:
@@ -114,14 +127,14 @@ def learning_rate_schedule(
         return keras.optimizers.schedules.CosineDecay(
             0.0, decay, warmup_target=rate, warmup_steps=warmup
         )
-    if kind == "step" and marks:
+    if kind == "step" and marks and positive and rising:
         return keras.optimizers.schedules.PiecewiseConstantDecay(
             [round(mark * steps_per_epoch) for mark in marks],
             [rate / 10**count for count in range(len(marks) + 1)],
         )
     raise ValueError(
         f"unknown schedule {schedule!r}; one of constant, cosine, "
-        "cosine:WARMUP_EPOCHS, step:EPOCH[,EPOCH...]"
+        "cosine:WARMUP_EPOCHS, step:EPOCH[,EPOCH...] with rising epochs above 0"
     )
 
 
@@ -139,6 +152,27 @@ def make_optimizer(
     if transformed:
         return keras_gradopt.Transformed(optimizer, transformed)
     return optimizer
+
+
+def try_one_step(name: str, rate: float, settings: dict[str, Any]) -> None:
+    """Updates a variable of its own, as Keras checks few arguments before it must.
+
+    Raises:
+        ValueError: if that fails, or does not give a number.
+    """
+    at_once = settings | {"gradient_accumulation_steps": None}
+    optimizer = make_optimizer(name, rate, at_once, [])
+    given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    variable = keras.Variable([1.0, -1.0])
+    try:
+        with warnings.catch_warnings(action="ignore"):  # it is no kernel, for instance
+            optimizer.apply([keras.ops.ones(2)], [variable])
+        values = keras.ops.convert_to_numpy(variable)
+    except Exception as error:  # each backend has its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name}({given}) cannot make a step: {reason}") from error
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}({given}) makes NaN or infinity in its first step")
 
 
 def slower_backbone(make: Any, factor: float, head: str) -> keras.optimizers.Optimizer:

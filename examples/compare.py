@@ -29,12 +29,12 @@ import concurrent.futures
 import csv
 import functools
 import itertools
-import json
 import math
 import multiprocessing
 import os
 import platform
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -45,9 +45,11 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import flags
 import keras
 import numpy as np
 from keras.optimizers import SGD, Adam, Nadam
+from run_files import RunError, alone_in, read_json, replacing, write_json
 from workloads import WORKLOADS, Workload
 
 import keras_gradopt as ours
@@ -164,6 +166,49 @@ FIELDS = [
     "train_loss", "validation_loss", "test_loss", "test_accuracy", "ms_per_step",
     "validation_losses",
 ]  # fmt: skip
+RUN = FIELDS[:5]  # which tell one run from another
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The runs in a CSV file, each once.
+
+    Raises:
+        RunError: if the file has anything else in it.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows, found = csv.DictReader(file, strict=True), {}
+            if rows.fieldnames != FIELDS:
+                raise ValueError("its columns are others")
+            for row in rows:
+                checked(row)
+                if found.setdefault(tuple(row[name] for name in RUN), row) != row:
+                    raise ValueError("this run is there twice, with other results")
+    except (ValueError, csv.Error) as error:
+        where = f", line {rows.line_num}" if rows.line_num > 1 else ""
+        raise RunError(f"{path}{where} is damaged: {error}") from error
+    return list(found.values())
+
+
+def checked(row: dict[str, str]) -> None:
+    """Raises a `ValueError` for a row that no run can have written."""
+    if None in row or None in row.values():
+        raise ValueError("a row has more or fewer values than there are columns")
+    for name, known in (
+        ("workload", WORKLOADS),
+        ("optimizer", ENTRIES),
+        ("stage", ("tuning", "report")),
+        ("diverged", ("0", "1")),
+    ):
+        if row[name] not in known:
+            raise ValueError(f"unknown {name} {row[name]!r}")
+    int(row["seed"])
+    classifies = WORKLOADS[row["workload"]].classifies
+    for name in [*FIELDS[6:10], "learning_rate", "ms_per_step"]:
+        if name != "test_accuracy" or classifies:
+            float(row[name])
+    if not [float(loss) for loss in row["validation_losses"].split()]:
+        raise ValueError("no validation losses")
 
 
 class Trainer:
@@ -255,11 +300,12 @@ class Rows:
         self.known = {"workload": workload, "optimizer": optimizer}
         self.rows = []
         if self.path.exists():
-            text = self.path.read_text()
-            whole = text[: text.rfind("\n") + 1]  # a kill may have cut off a row
-            if whole != text:
-                self.path.write_text(whole)
-            self.rows = list(csv.DictReader(whole.splitlines()))
+            content = self.path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]  # a kill may cut a row off
+            if whole != content:
+                with replacing(self.path) as new:
+                    new.write_bytes(whole)
+            self.rows = read_rows(self.path) if whole else []
 
     def find(self, stage: str, rate: float, seed: int) -> dict[str, Any] | None:
         """The row of a run, if it was run."""
@@ -852,7 +898,10 @@ def collect(args) -> Results:
     if not rows:
         return results
     args.results.mkdir(parents=True, exist_ok=True)
-    with open(args.results / "runs.csv", "w", newline="") as file:
+    with (
+        replacing(args.results / "runs.csv") as new,
+        open(new, "w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -862,7 +911,7 @@ def collect(args) -> Results:
     (args.results / "README.md").write_text(report(results, still))
     sessions = args.runs / "sessions.json"
     if sessions.exists():
-        (args.results / "sessions.json").write_text(sessions.read_text())
+        write_json(args.results / "sessions.json", read_json(sessions, list))
     return results
 
 
@@ -893,24 +942,23 @@ def restore(args) -> None:
     """Takes over the results that are collected already, where there are no runs."""
     path, known_of = args.results / "runs.csv", functools.cache(Rows)
     if path.exists():
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                known = known_of(args.runs, row["workload"], row["optimizer"])
-                seed, rate = int(row["seed"]), float(row["learning_rate"])
-                if known.find(row["stage"], rate, seed) is None:
-                    known.add(row["stage"], row)
+        for row in read_rows(path):
+            known = known_of(args.runs, row["workload"], row["optimizer"])
+            seed, rate = int(row["seed"]), float(row["learning_rate"])
+            if known.find(row["stage"], rate, seed) is None:
+                known.add(row["stage"], row)
     sessions = args.results / "sessions.json"
     if sessions.exists() and not (args.runs / "sessions.json").exists():
-        (args.runs / "sessions.json").write_text(sessions.read_text())
+        write_json(args.runs / "sessions.json", read_json(sessions, list))
 
 
 def note_session(args) -> None:
     """Adds to the list of sessions in which runs were made."""
     path = args.runs / "sessions.json"
-    sessions = json.loads(path.read_text()) if path.exists() else []
+    sessions = read_json(path, list) if path.exists() else []
     now = environment(args)
     if now not in sessions:
-        path.write_text(json.dumps([*sessions, now], indent=2) + "\n")
+        write_json(path, [*sessions, now])
 
 
 def parse(arguments=None):
@@ -929,16 +977,23 @@ def parse(arguments=None):
         help="entries; their bases and the controls are added",
     )  # fmt: skip
     make.add_argument("--no-controls", action="store_true")
-    make.add_argument("--tuning-seeds", nargs="+", type=int, default=TUNING_SEEDS)
-    make.add_argument("--seeds", nargs="+", type=int, default=REPORT_SEEDS)
-    make.add_argument("--workers", type=int, default=os.cpu_count())
-    make.add_argument("--runs", type=Path, default=Path("runs/compare"))
-    make.add_argument("--results", type=Path, default=Path("docs/studies/optimizers"))
+    make.add_argument(
+        "--tuning-seeds", nargs="+", type=flags.SEED, default=TUNING_SEEDS
+    )
+    make.add_argument("--seeds", nargs="+", type=flags.SEED, default=REPORT_SEEDS)
+    make.add_argument("--workers", type=flags.COUNT, default=os.cpu_count())
+    make.add_argument("--runs", type=flags.folder, default=Path("runs/compare"))
+    make.add_argument(
+        "--results", type=flags.folder, default=Path("docs/studies/optimizers")
+    )
     make.add_argument("--collect", action="store_true", help="run nothing")
     make.add_argument("--quiet", action="store_true", help="no progress bar")
     args = make.parse_args(arguments)
     if set(args.seeds) & set(args.tuning_seeds):
         make.error("--seeds must be fresh: none of --tuning-seeds")
+    for seeds in (args.seeds, args.tuning_seeds):
+        if len(set(seeds)) < len(seeds):
+            make.error("each seed of --seeds and --tuning-seeds can be there once")
     wanted = set(args.optimizers)
     if not args.no_controls:
         wanted |= {"Adam", "Adam again"}
@@ -956,12 +1011,16 @@ def parse(arguments=None):
 
 def main(arguments=None) -> None:
     args = parse(arguments)
-    args.runs.mkdir(parents=True, exist_ok=True)
-    restore(args)
-    if not args.collect:
-        note_session(args)
-        run_all(args)
-    results = collect(args)
+    try:
+        with alone_in(args.runs):
+            restore(args)
+            if not args.collect:
+                note_session(args)
+                run_all(args)
+            results = collect(args)
+    except (RunError, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
     if results.rows:
         print(f"\n{overview(results)}\n\nEverything else is in {args.results}")
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import flags  # without TensorFlow
+
 
 def parse_arguments(arguments=None):
     make = argparse.ArgumentParser(
@@ -30,15 +32,19 @@ def parse_arguments(arguments=None):
     make.add_argument("--index", type=int, required=True, metavar="I")
     make.add_argument("--dataset", default="digits", metavar="NAME")
     make.add_argument("--data-dir", metavar="PATH")
-    make.add_argument("--limit", type=int, metavar="N", help="images of each split")
+    make.add_argument(
+        "--limit", type=flags.COUNT, metavar="N", help="images of each split"
+    )
     make.add_argument("--model", default="resnet20", metavar="NAME")
     make.add_argument("--optimizer", default="AngularGrad", metavar="NAME")
-    make.add_argument("--learning-rate", type=float, default=1e-3, metavar="X")
+    make.add_argument("--learning-rate", type=flags.POSITIVE, default=1e-3)
     make.add_argument("--schedule", default="cosine", metavar="NAME")
-    make.add_argument("--epochs", type=int, default=10, metavar="N")
-    make.add_argument("--batch-size", type=int, default=64, help="of all workers")
-    make.add_argument("--seed", type=int, default=0, metavar="N")
-    make.add_argument("--output", type=Path, default=Path("runs/multiworker"))
+    make.add_argument("--epochs", type=flags.COUNT, default=10)
+    make.add_argument(
+        "--batch-size", type=flags.COUNT, default=64, help="of all workers"
+    )
+    make.add_argument("--seed", type=flags.SEED, default=0, metavar="N")
+    make.add_argument("--output", type=flags.folder, default=Path("runs/multiworker"))
     args = make.parse_args(arguments)
     args.workers = args.workers.split(",")
     if not 0 <= args.index < len(args.workers):

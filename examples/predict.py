@@ -115,14 +115,21 @@ def load(path: str) -> tuple[tf.Module, dict]:
     """The SavedModel and the `classes.json` in its folder.
 
     Raises:
-        ValueError: if one of them is missing or damaged.
+        ValueError: if one of them is missing or damaged, or not of the other.
     """
     try:
         about = json.loads(Path(path, "classes.json").read_text(encoding="utf-8"))
-        return tf.saved_model.load(path), about
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
+        names, shape = list(map(str, about["class_names"])), about["input_shape"]
+        if not (0 < about["crop"] <= 1 and isinstance(about["square"], bool)):
+            raise ValueError("its classes.json has a wrong crop or square")
+        model = tf.saved_model.load(path)
+        shares = model.serve(tf.zeros((1, *shape)))
+        if shares.shape != (1, len(names)):
+            raise ValueError(f"{shares.shape[-1]} classes, but {len(names)} names")
+    except Exception as error:  # TensorFlow has many for a damaged one
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not an exported model: {reason}") from None
+    return model, about
 
 
 """

@@ -6,6 +6,7 @@ indices `(batch,)`, as a validation set has them.
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import tensorflow as tf
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from run_files import RunError
 from sklearn import metrics
 
 Batches = Iterable[tuple[Any, Any]]
@@ -341,11 +343,13 @@ def export(
         The largest difference of a probability.
 
     Raises:
-        RuntimeError: if it is above 1e-4.
+        RunError: if TensorFlow cannot write, or if it is above 1e-4.
     """
-    classes_path = Path(path, "classes.json")
-    classes_path.unlink(missing_ok=True)
-    model.export(str(path), verbose=False)
+    shutil.rmtree(path, ignore_errors=True)  # of an earlier run, or half written
+    try:
+        model.export(str(path), verbose=False)
+    except tf.errors.OpError as error:  # a full disk, for instance
+        raise RunError(f"there is no SavedModel: {error.message}") from error
     served = tf.saved_model.load(str(path))
     difference = 0.0
     for images, _ in batches:
@@ -353,7 +357,7 @@ def export(
         off = np.abs(model(images, training=False) - served.serve(images))
         difference = float(np.maximum(difference, off.max()))  # keeps NaN
     if not difference <= 1e-4:
-        raise RuntimeError(
+        raise RunError(
             f"The SavedModel in {path} predicts something else than the model: "
             f"probabilities are off by up to {difference:.2g}"
         )
@@ -367,5 +371,5 @@ def export(
         "square": square,
     }
     text = json.dumps(about, indent=2, ensure_ascii=False)
-    classes_path.write_text(text + "\n", encoding="utf-8")
+    Path(path, "classes.json").write_text(text + "\n", encoding="utf-8")
     return difference

@@ -2,23 +2,35 @@
 
 import csv
 import json
-import os
+import math
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
+from run_files import read_json, replacing
+
+STATE = "run_state.json"
+# all that `train.py` leaves, first the file that makes a run complete
+OUTPUTS = [
+    "run.json", "last.keras", "best.keras", "history.csv", "classes.csv",
+    "curves.png", "confusion.png", "worst.png", "monitor.csv", "monitor.png",
+    "saved_model", "tensorboard",
+]  # fmt: skip
 
 
 class Keep(keras.callbacks.Callback):
     """Keeps a run after every epoch: its state, history and best model.
 
-    The state is the model, its optimizer, and the random numbers of its layers (the
-    seeds of dropout, which Keras does not save).
+    The state is one file, `last.keras`, which takes the place of the one before in one
+    step. It is the model with its optimizer, and within it (it is a zip file) what
+    Keras does not save: the history, the settings, and the random numbers of the
+    layers. `best.keras` and `history.csv` follow from it.
 
-    A checkpoint is a folder `epoch-NNNN` with the model, its optimizer and the history,
-    renamed to its name only when it is complete.
+    A run whose `run.json` tells of the export, the last thing that is done, is
+    finished.
 
     Args:
         folder: of the run.
@@ -42,45 +54,97 @@ class Keep(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
 
     @property
-    def out_of_patience(self) -> bool:
-        """Whether too many epochs have passed since the best one."""
-        if not self.patience or not self.history:
-            return False
-        return len(self.history[self.monitor]) - 1 - self.best_epoch >= self.patience
+    def finished(self) -> bool:
+        """Whether a run in this folder has come to its end, results and all.
+
+        Raises:
+            RunError: if its `run.json` is damaged.
+        """
+        path = self.folder / "run.json"
+        return path.exists() and "saved_model_max_difference" in read_json(path)
 
     @property
-    def best_epoch(self) -> int:
-        """The epoch with the best monitored value, from 0."""
-        values = self.history[self.monitor]
-        return values.index(max(values))
+    def unfinished(self) -> bool:
+        """Whether a run in this folder can go on."""
+        return (self.folder / "last.keras").exists() and not self.finished
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs done."""
+        return len(self.history.get(self.monitor, []))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the best monitored value, from 0; None if all diverged."""
+        values = self.history[self.monitor][: self.epochs - self.diverged]
+        return values.index(max(values)) if values else None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss is NaN or infinite after the last epoch."""
+        losses = [self.history[n] for n in ("loss", "val_loss") if n in self.history]
+        return not all(math.isfinite(values[-1]) for values in losses)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether no epoch is worth it: diverged, or too many since the best one."""
+        if self.diverged or not self.patience or not self.epochs:
+            return self.diverged
+        return self.epochs - 1 - self.best_epoch >= self.patience
+
+    def clear(self) -> None:
+        """Removes what an earlier run left in the folder."""
+        if any((self.folder / name).exists() for name in ("run.json", "last.keras")):
+            for name in OUTPUTS:
+                path = self.folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def restore(self) -> tuple[int, keras.Model | None]:
         """The number of epochs done and the model after them, or `(0, None)`.
 
         Raises:
-            ValueError: if the run was made with other settings.
+            ValueError: if the run was made with other settings, or is damaged.
         """
-        done = sorted((self.folder / "resume").glob("epoch-????"))
-        if not done:
+        path = self.folder / "last.keras"
+        if not path.exists():
             return 0, None
-        state = json.loads((done[-1] / "state.json").read_text())
-        saved = state["settings"]
+        try:
+            with zipfile.ZipFile(path) as file:
+                if damaged := file.testzip():
+                    raise ValueError(f"wrong checksum of {damaged}")
+                state = json.loads(file.read(STATE))
+            settings, seeds = dict(state["settings"]), list(state["seeds"])
+            history = {n: [*map(float, v)] for n, v in state["history"].items()}
+            if len({*map(len, history.values())}) != 1 or not history[self.monitor]:
+                raise ValueError("its history is not whole")
+        except Exception as error:  # damage is of every kind
+            raise self._damaged(error) from error
         differing = [
-            f"{name}: then {saved.get(name)!r}, now {self.settings.get(name)!r}"
-            for name in {**saved, **self.settings}
-            if saved.get(name) != self.settings.get(name)
+            f"{name}: then {settings.get(name)!r}, now {self.settings.get(name)!r}"
+            for name in {**settings, **self.settings}
+            if settings.get(name) != self.settings.get(name)
         ]
         if differing:
             raise ValueError(
-                f"the run in {self.folder} has other settings ("
-                + "; ".join(differing)
-                + ")"
+                f"the run in {self.folder} has other settings ({'; '.join(differing)})"
             )
-        self.history = state["history"]
-        model = keras.saving.load_model(done[-1] / "model.keras")
-        for variable, value in zip(_seeds(model), state["seeds"], strict=True):
-            variable.assign(value)
-        return state["epochs"], model
+        try:
+            model = keras.saving.load_model(path)
+            for variable, value in zip(_seeds(model), seeds, strict=True):
+                variable.assign(value)
+        except Exception as error:
+            raise self._damaged(error) from error
+        self.history = history
+        if self.write:
+            self._follow()
+        return self.epochs, model
+
+    def _damaged(self, error):
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return ValueError(
+            f"{self.folder / 'last.keras'} is damaged ({reason}): --overwrite begins "
+            "again"
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keeps everything; called by `fit`."""
@@ -88,51 +152,35 @@ class Keep(keras.callbacks.Callback):
             self.history.setdefault(name, []).append(float(value))
         rate = _learning_rate(self.model.optimizer)
         self.history.setdefault("learning_rate", []).append(rate)
-        if self.out_of_patience:
+        if self.at_end:
             self.model.stop_training = True
         if self.write:
-            self._write(epoch + 1)
+            self._write()
         else:  # saving synchronizes the processes, so all of them must
             with tempfile.TemporaryDirectory() as scratch:
                 self.model.save(Path(scratch) / "model.keras")
 
-    def _write(self, epochs):
-        resume = self.folder / "resume"
-        unfinished, complete = resume / "unfinished", resume / f"epoch-{epochs:04d}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        self.model.save(unfinished / "model.keras")
-        if self.best_epoch == epochs - 1:
-            new = self.folder / "best.new.keras"
-            shutil.copy(unfinished / "model.keras", new)
-            os.replace(new, self.folder / "best.keras")
-        state = {
-            "epochs": epochs,
-            "history": self.history,
-            "settings": self.settings,
-            "seeds": [
-                keras.ops.convert_to_numpy(s).tolist() for s in _seeds(self.model)
-            ],
-        }
-        (unfinished / "state.json").write_text(json.dumps(state))
-        self._write_csv()
-        unfinished.rename(complete)
-        for old in resume.glob("epoch-????"):
-            if old != complete:
-                shutil.rmtree(old)
+    def _write(self):
+        seeds = [keras.ops.convert_to_numpy(s).tolist() for s in _seeds(self.model)]
+        state = {"settings": self.settings, "history": self.history, "seeds": seeds}
+        with replacing(self.folder / "last.keras") as new:
+            self.model.save(new)
+            with zipfile.ZipFile(new, "a") as file:
+                file.writestr(STATE, json.dumps(state))
+        self._follow()
 
-    def _write_csv(self):
-        with open(self.folder / "history.csv", "w", newline="") as file:
+    def _follow(self):
+        """Writes what follows from `last.keras`, which a kill may have prevented."""
+        if self.best_epoch == self.epochs - 1:
+            with replacing(self.folder / "best.keras") as new:
+                shutil.copyfile(self.folder / "last.keras", new)
+        with (
+            replacing(self.folder / "history.csv") as new,
+            open(new, "w", newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["epoch", *self.history])
-            for epoch, row in enumerate(zip(*self.history.values()), 1):
-                writer.writerow([epoch, *row])
-
-    def finish(self) -> None:
-        """Keeps the last model and drops what only an interrupted run needs."""
-        (last,) = (self.folder / "resume").glob("epoch-????")
-        os.replace(last / "model.keras", self.folder / "last.keras")
-        shutil.rmtree(self.folder / "resume")
+            writer.writerows(zip(range(1, self.epochs + 1), *self.history.values()))
 
 
 def _seeds(model):

@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ if "data-parallel" in sys.argv:  # before Keras is imported
     os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import choices
+import flags
 import keras
 import numpy as np
 import results
@@ -40,11 +40,13 @@ from datasets import (
     PREPROCESSINGS,
     DatasetError,
     load,
+    naming_unreadable_images,
     training_batches,
     validation_batches,
 )
 from models import MODELS, create_model
 from recipes import RECIPES, Recipe
+from run_files import RunError, alone_in, write_json
 from run_state import Keep
 
 import keras_gradopt
@@ -81,8 +83,10 @@ def parser():
     what = make.add_argument_group("what to train (defaults: the recipe's)")
     what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
     what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
-    what.add_argument("--image-size", type=int, metavar="PIXELS")
-    what.add_argument("--limit", type=int, metavar="N", help="images of each split")
+    what.add_argument("--image-size", type=flags.COUNT, metavar="PIXELS")
+    what.add_argument(
+        "--limit", type=flags.COUNT, metavar="N", help="images of each split"
+    )
     what.add_argument(
         "--splits",
         metavar="TRAIN,VALIDATION",
@@ -90,7 +94,7 @@ def parser():
     )
     what.add_argument("--model", metavar="NAME")
     what.add_argument("--weights", metavar="imagenet|none|PATH")
-    what.add_argument("--l2", type=float, metavar="X", help="weight decay")
+    what.add_argument("--l2", type=flags.NOT_NEGATIVE, metavar="X", help="weight decay")
 
     how = make.add_argument_group("how to optimize (defaults: the recipe's)")
     how.add_argument("--optimizer", metavar="NAME")
@@ -100,10 +104,17 @@ def parser():
     how.add_argument(
         "--transforms", metavar="LIST", help='such as "whiten,activate(tanh,0.2,10)"'
     )
-    how.add_argument("--epochs", type=int, metavar="N")
-    how.add_argument("--steps-per-epoch", type=int, metavar="N")
-    how.add_argument("--batch-size", type=int, metavar="N", help="on all devices")
-    how.add_argument("--learning-rate", type=float, metavar="X", help="at its highest")
+    how.add_argument("--epochs", type=flags.COUNT, metavar="N")
+    how.add_argument("--steps-per-epoch", type=flags.COUNT, metavar="N")
+    how.add_argument(
+        "--batch-size", type=flags.COUNT, metavar="N", help="on all devices"
+    )
+    how.add_argument(
+        "--learning-rate",
+        type=flags.NOT_NEGATIVE,
+        metavar="X",
+        help="at its highest",
+    )
     how.add_argument(
         "--schedule",
         metavar="NAME",
@@ -111,14 +122,18 @@ def parser():
     )
     how.add_argument(
         "--backbone-rate",
-        type=float,
+        type=flags.NOT_NEGATIVE,
         metavar="X",
         help="learning rate of all but the last layer, as a multiple",
     )
-    how.add_argument("--accumulate", type=int, metavar="N", help="steps per update")
-    how.add_argument("--ema", type=float, metavar="M", help="momentum of the average")
-    how.add_argument("--clipnorm", type=float, metavar="X")
-    how.add_argument("--patience", type=int, default=0, metavar="EPOCHS")
+    how.add_argument(
+        "--accumulate", type=flags.COUNT, metavar="N", help="batches per update"
+    )
+    how.add_argument(
+        "--ema", type=flags.SHARE, metavar="M", help="momentum of the average"
+    )
+    how.add_argument("--clipnorm", type=flags.POSITIVE, metavar="X")
+    how.add_argument("--patience", type=flags.COUNT, metavar="EPOCHS")
     how.add_argument("--no-augment", action="store_true")
     how.add_argument(
         "--balance",
@@ -131,10 +146,13 @@ def parser():
         "--strategy", choices=["none", "mirrored", "data-parallel"], default="none"
     )
     where.add_argument(
-        "--devices", type=int, metavar="N", help="rehearse with N logical CPU devices"
+        "--devices",
+        type=flags.COUNT,
+        metavar="N",
+        help="rehearse with N logical CPU devices",
     )
     where.add_argument("--coordinator", metavar="HOST:PORT")
-    where.add_argument("--processes", type=int, default=1, metavar="N")
+    where.add_argument("--processes", type=flags.COUNT, default=1, metavar="N")
     where.add_argument("--process-id", type=int, default=0, metavar="I")
     where.add_argument(
         "--precision", choices=["float32", "mixed_float16", "mixed_bfloat16"]
@@ -145,23 +163,18 @@ def parser():
         action="store_true",
         help="faster on GPUs, where sums then have no fixed order",
     )
-    where.add_argument("--seed", type=int, default=0, metavar="N")
-    where.add_argument("--output", type=Path, default=Path("runs/latest"))
+    where.add_argument("--seed", type=flags.SEED, default=0, metavar="N")
+    where.add_argument("--output", type=flags.folder, default=Path("runs/latest"))
     where.add_argument("--resume", action="store_true", help="go on after a kill")
     where.add_argument(
         "--overwrite", action="store_true", help="drop an unfinished run"
     )
     where.add_argument("--tensorboard", action="store_true")
     where.add_argument(
-        "--monitor", type=int, metavar="N",
+        "--monitor", type=flags.COUNT, metavar="N",
         help="measure gradients and updates every N steps: monitor.csv, monitor.png",
     )  # fmt: skip
     return make
-
-
-POSITIVE = ["epochs", "batch_size", "steps_per_epoch", "image_size", "limit", "monitor"]
-POSITIVE += ["accumulate", "devices", "processes"]
-NOT_NEGATIVE = ["learning_rate", "l2", "backbone_rate", "clipnorm", "patience", "ema"]
 
 
 def settle(args):
@@ -170,15 +183,9 @@ def settle(args):
     Raises:
         ValueError: in one sentence, for flags that are wrong or do not go together.
     """
-    for name in POSITIVE + NOT_NEGATIVE:
-        value, least = getattr(args, name), 1 if name in POSITIVE else 0
-        if value is not None and not least <= value < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
     recipe = RECIPES[args.recipe] if args.recipe else DEFAULT
-    given = {n: getattr(args, n) for n in RECIPE_FLAGS if getattr(args, n, None)}
-    for name in ("learning_rate", "l2", "backbone_rate", "balance"):  # these may be 0
-        if getattr(args, name) is not None:
-            given[name] = getattr(args, name)
+    given = {name: getattr(args, name, None) for name in RECIPE_FLAGS}
+    given = {name: value for name, value in given.items() if value is not None}
     run = dataclasses.replace(recipe, **given)
     if run.weights == "none":
         run = dataclasses.replace(run, weights=None)
@@ -193,12 +200,12 @@ def settle(args):
     settings |= choices.parse_settings(args.set_)
     if args.accumulate and args.accumulate > 1:
         settings["gradient_accumulation_steps"] = args.accumulate
-    if args.ema:
+    if args.ema is not None:
         settings |= {"use_ema": True, "ema_momentum": args.ema}
     if args.clipnorm:
         settings["clipnorm"] = args.clipnorm
     run = dataclasses.replace(run, settings=settings)
-    if run.backbone_rate != 1 and args.ema:
+    if run.backbone_rate != 1 and args.ema is not None:
         raise ValueError("--ema and --backbone-rate do not go together in Keras")
     if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
         raise ValueError("--strategy data-parallel needs KERAS_BACKEND=jax")
@@ -305,16 +312,23 @@ def sharing_devices():
 
 def optimizer_of(args, run, steps_per_epoch, factor=1.0):
     """The optimizer, its learning rate multiplied by `factor`."""
-    updates = max(1, steps_per_epoch // (args.accumulate or 1))
-    transforms = choices.parse_transforms(args.transforms) if args.transforms else []
+    given = args.transforms
+    transforms = [] if given is None else choices.parse_transforms(given)
     rate = choices.learning_rate_schedule(
-        run.schedule, factor * run.learning_rate, updates, run.epochs
+        run.schedule, factor * run.learning_rate, steps_per_epoch, run.epochs
     )
     return choices.make_optimizer(run.optimizer, rate, run.settings, transforms)
 
 
 def build(args, run, data, steps_per_epoch):
     """The model, compiled."""
+    accumulated = run.settings.get("gradient_accumulation_steps") or 1
+    if accumulated > steps_per_epoch * run.epochs:
+        raise ValueError(
+            f"--accumulate {accumulated} is more than the "
+            f"{steps_per_epoch * run.epochs} batches of the run: nothing would be "
+            "updated"
+        )
     model = create_model(
         run.model,
         data.image_shape,
@@ -341,7 +355,9 @@ def build(args, run, data, steps_per_epoch):
     return model
 
 
-UNIMPORTANT = ["resume", "overwrite", "output", "list", "tensorboard"]
+# what may be different when a run goes on
+UNIMPORTANT = ["resume", "overwrite", "output", "list", "tensorboard", "monitor"]
+UNIMPORTANT += ["data_dir", "coordinator", "process_id"]
 
 
 def begin(args, run):
@@ -361,14 +377,18 @@ def begin(args, run):
     )
     if args.resume:
         done, model = keep.restore()
-        print(f"{done} of {run.epochs} epochs are done; going on.")
+        if done > run.epochs:
+            raise ValueError(f"{args.output} has {done} epochs of {run.epochs}")
+        if not keep.finished:
+            print(f"{done} of {run.epochs} epochs are done; going on.")
         return keep, done, model
-    if (args.output / "resume").exists() and not args.overwrite:
+    if keep.unfinished and not args.overwrite:
         raise ValueError(
             f"{args.output} holds an unfinished run: --resume goes on with it, "
             "--overwrite drops it"
         )
-    shutil.rmtree(args.output / "resume", ignore_errors=True)
+    if keep.write:
+        keep.clear()
     return keep, 0, None
 
 
@@ -390,7 +410,7 @@ def train(args, run, data, model, keep, done):
     """Trains to the last epoch; returns the images per second."""
     batches, steps = batches_of(args, run, data, done)
     callbacks = [keep, clock := Clock()]
-    if args.ema:
+    if args.ema is not None:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights())
     if args.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
@@ -398,7 +418,6 @@ def train(args, run, data, model, keep, done):
         path = args.output / "monitor.csv"
         monitor = keras_gradopt.callbacks.GradientMonitor(args.monitor, csv_path=path)
         callbacks.append(monitor)
-    args.output.mkdir(parents=True, exist_ok=True)
     model.fit(
         batches,
         initial_epoch=done,
@@ -437,45 +456,23 @@ class Clock(keras.callbacks.Callback):
 
 
 def report(args, run, data, model, keep, speed, start):
-    """Writes curves, pictures, the SavedModel and `run.json`."""
+    """Writes curves, pictures, `run.json` and, last, the SavedModel."""
     folder = args.output
     title = f"{run.optimizer}, {run.model} on {run.dataset}"
     results.plot_curves(keep.history, title, folder / "curves.png")
     if args.strategy == "data-parallel":  # what follows, one process does alone
         keras.distribution.set_distribution(None)
-    best = keras.saving.load_model(folder / "best.keras")
-    if args.ema:
-        best.optimizer.finalize_variable_values(best.trainable_variables)
-    batches = validation_batches(data, run.batch_size)
-    evaluation = results.evaluate(
-        lambda images: best.predict_on_batch(np.asarray(images)),
-        batches,
-        data.class_names,
-    )
-    results.plot_confusion(evaluation, folder / "confusion.png")
-    results.plot_worst(evaluation, batches, folder / "worst.png")
-    results.write_per_class(evaluation, folder / "classes.csv")
-    difference = results.export(
-        best,
-        folder / "saved_model",
-        batches,
-        data.class_names,
-        crop=PREPROCESSINGS[data.preprocessing].crop,
-        square=PREPROCESSINGS[data.preprocessing].square,
-    )
-    keep.finish()
     written = {
         "command": sys.argv,
         "arguments": {**vars(args), "output": str(folder)},
         "run": dataclasses.asdict(run),
         "optimizer": repr(model.optimizer),
         "parameters": sum(int(np.prod(w.shape)) for w in model.trainable_weights),
-        "best_epoch": keep.best_epoch + 1,
+        "epochs": keep.epochs,
+        "diverged": keep.diverged,
         "metrics": {
-            **evaluation.metrics,
-            **{f"last_{name}": values[-1] for name, values in keep.history.items()},
+            f"last_{name}": values[-1] for name, values in keep.history.items()
         },
-        "saved_model_max_difference": difference,
         "images_per_second": speed,
         "seconds": time.perf_counter() - start,
         "memory_mb": memory(),
@@ -488,12 +485,49 @@ def report(args, run, data, model, keep, speed, start):
         },
         "commit": commit(),
     }
-    (folder / "run.json").write_text(json.dumps(written, indent=2) + "\n")
-    print(
-        f"Best validation accuracy {evaluation.metrics['accuracy']:.2%} after epoch "
-        f"{keep.best_epoch + 1}; the SavedModel agrees with the model to "
-        f"{difference:.1e}. Results are in {folder}."
+    difference = None
+    if keep.best_epoch is not None:
+        best = keras.saving.load_model(folder / "best.keras")
+        if args.ema is not None:
+            best.optimizer.finalize_variable_values(best.trainable_variables)
+        batches = validation_batches(data, run.batch_size)
+        evaluation = results.evaluate(
+            lambda images: best.predict_on_batch(np.asarray(images)),
+            batches,
+            data.class_names,
+        )
+        results.plot_confusion(evaluation, folder / "confusion.png")
+        results.plot_worst(evaluation, batches, folder / "worst.png")
+        results.write_per_class(evaluation, folder / "classes.csv")
+        written["best_epoch"] = keep.best_epoch + 1
+        written["metrics"] |= evaluation.metrics
+        write_json(folder / "run.json", written)  # the export may fail
+        print(
+            f"Best validation accuracy {evaluation.metrics['accuracy']:.2%} after "
+            f"epoch {keep.best_epoch + 1}."
+        )
+        difference = export(best, data, batches, folder / "saved_model")
+    written["saved_model_max_difference"] = difference
+    write_json(folder / "run.json", written)
+    print(f"Results are in {folder}.")
+    if keep.diverged:
+        raise RunError(
+            f"training diverged in epoch {keep.epochs}: its loss is NaN or infinite. A "
+            "lower --learning-rate may help, or --clipnorm"
+        )
+
+
+def export(model, data, batches, folder):
+    """Exports a SavedModel; by how much it differs at most, None if there is none."""
+    if keras.backend.backend() == "torch":
+        print("Keras exports no SavedModel on PyTorch; best.keras has the model.")
+        return None
+    how = PREPROCESSINGS[data.preprocessing]
+    difference = results.export(
+        model, folder, batches, data.class_names, how.crop, how.square
     )
+    print(f"The SavedModel agrees with the model to {difference:.1e}.")
+    return difference
 
 
 def commit():
@@ -517,6 +551,32 @@ def memory():
     return used
 
 
+def prepare(args, run):
+    """Data, what keeps the run, epochs done, and the model.
+
+    Raises:
+        ValueError, DatasetError, RunError: in a sentence.
+    """
+    scope = set_up(args, run)
+    optimizer_of(args, run, 1)  # whether its arguments are right, before the data
+    choices.try_one_step(run.optimizer, run.learning_rate, run.settings)
+    data = load(
+        run.dataset,
+        data_dir=args.data_dir,
+        image_size=run.image_size,
+        seed=args.seed,
+        limit=args.limit,
+        splits=args.splits,
+    )
+    with scope, naming_unreadable_images(data):
+        keep, done, model = begin(args, run)
+        if model is None:
+            keras.utils.set_random_seed(args.seed)  # preparing data draws numbers
+            steps = batches_of(args, run, data, done)[1]
+            model = build(args, run, data, steps)
+    return data, keep, done, model
+
+
 def main(arguments=None):
     make = parser()
     args = make.parse_args(arguments)
@@ -525,30 +585,25 @@ def main(arguments=None):
         return
     start = time.perf_counter()
     try:
-        run = settle(args)
-        scope = set_up(args, run)
-        optimizer_of(args, run, 1)  # whether its arguments are right, before the data
-        data = load(
-            run.dataset,
-            data_dir=args.data_dir,
-            image_size=run.image_size,
-            seed=args.seed,
-            limit=args.limit,
-            splits=args.splits,
-        )
-        with scope:
-            keep, done, model = begin(args, run)
-            if model is None:
-                keras.utils.set_random_seed(args.seed)  # preparing data draws numbers
-                steps = batches_of(args, run, data, done)[1]
-                model = build(args, run, data, steps)
-    except (ValueError, DatasetError) as error:
-        make.error(str(error))
-    print(model.optimizer)
-    finished = done >= run.epochs or keep.out_of_patience
-    speed = None if finished else train(args, run, data, model, keep, done)
-    if args.process_id == 0:
-        report(args, run, data, model, keep, speed, start)
+        with contextlib.ExitStack() as turn:
+            try:
+                run = settle(args)
+                if args.process_id == 0:
+                    turn.enter_context(alone_in(args.output))
+                data, keep, done, model = prepare(args, run)
+            except ValueError as error:  # later ones would be faults of this program
+                raise RunError(error) from error
+            if args.resume and keep.finished:
+                print(f"The run in {args.output} is finished.")
+                return
+            print(model.optimizer)
+            ended = done >= run.epochs or keep.at_end
+            turn.enter_context(naming_unreadable_images(data))
+            speed = None if ended else train(args, run, data, model, keep, done)
+            if args.process_id == 0:
+                report(args, run, data, model, keep, speed, start)
+    except (RunError, DatasetError, OSError) as error:
+        make.exit(2, f"{make.prog}: error: {error}\n")
 
 
 if __name__ == "__main__":

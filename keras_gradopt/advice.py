@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_gradopt import arguments
-from keras_gradopt.callbacks import GradientMonitor
+from keras_gradopt.callbacks import GradientMonitor, whole_number
 
 _BOUNDS = {"arctan": math.pi / 2, "tanh": 1.0}  # of the activation for alpha = 1
 
@@ -87,8 +87,9 @@ def recommend_activation(
         An `ActivationAdvice`.
 
     Raises:
-        ValueError: for an argument out of range, a model that is not compiled, or
-            gradients that are not finite or all zero.
+        ValueError: for an argument out of range, a model that is not compiled, no
+            examples or another number of targets, or gradients that are not finite or
+            all zero.
 
     Example:
 
@@ -106,9 +107,19 @@ def recommend_activation(
         Liu et al., Activated Gradients for Deep Neural Networks, section IV-B.
     """
     arguments.choice("activation", activation, list(_BOUNDS))
-    steps = int(arguments.number("steps", steps, 1))
-    if points % 2 == 0 or points < 5:
+    steps = whole_number("steps", steps, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
+    radius = arguments.positive("radius", radius)
+    if whole_number("points", points, 5) % 2 == 0:
         raise arguments.refuse("points", points, "an odd number, at least 5")
+    directions = whole_number("directions", directions, 1)
+    seed = whole_number("seed", seed, 0)
+    x, y = np.asarray(x), np.asarray(y)
+    if not (x.ndim and y.ndim and len(x) == len(y) > 0):
+        raise ValueError(
+            "`x` and `y` must be arrays of equally many examples, at least one. "
+            f"Received: x of shape {x.shape}, y of shape {y.shape}"
+        )
     if not getattr(model, "compiled", False):
         raise ValueError("`model` must be compiled, without activated gradients.")
     with warnings.catch_warnings():  # a schedule may be a lambda; it stays here
@@ -116,12 +127,11 @@ def recommend_activation(
         serialized = keras.saving.serialize_keras_object(model.optimizer)
     optimizer = keras.saving.deserialize_keras_object(serialized, safe_mode=False)
     if not model.built:
-        model.build((None, *np.shape(x)[1:]))
+        model.build((None, *x.shape[1:]))
     # without its loss, which need not be serializable
     copy = keras.models.clone_model(keras.Model(model.inputs, model.outputs))
     copy.set_weights(model.get_weights())
     copy.compile(optimizer, model.loss)
-    x, y = np.asarray(x), np.asarray(y)
 
     maximal = _maximal_gradients(copy, x, y, steps, batch_size, seed)
     if not np.isfinite(maximal).all():

@@ -1,9 +1,11 @@
 """Callbacks that show what an optimizer does while it trains."""
 
+import contextlib
 import csv
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import keras
 import numpy as np
 
 from keras_gradopt import arguments
-from keras_gradopt.measuring import Probe, scope_of, updating_optimizers
-from keras_gradopt.summaries import Seen, aligned, combined, recorded_names
+from keras_gradopt.measuring import Probe, TrainingStep, scope_of, updating_optimizers
+from keras_gradopt.summaries import Seen, Verdict, aligned, combined, recorded_names
 
 __all__ = ["GradientMonitor"]
 
@@ -74,6 +76,9 @@ class GradientMonitor(keras.callbacks.Callback):
             it has of earlier steps than the first of this run is kept. Defaults to
             none.
         log_dir: a folder for TensorBoard. Defaults to none.
+        optimizer: which to measure, of a model that trains with several of its own (a
+            GAN, say). Such an optimizer is built by its first step, which is not seen,
+            unless you build it before. Defaults to `model.optimizer`.
 
     Raises:
         ValueError: for an argument out of range.
@@ -90,8 +95,8 @@ class GradientMonitor(keras.callbacks.Callback):
     8
     >>> 0.5 <= monitor.records[-1]["AngularFriction.coefficient"] <= 0.881
     True
-    >>> monitor.alive
-    True
+    >>> monitor.verdict.degree
+    'barely alive'
     """
 
     def __init__(
@@ -100,73 +105,97 @@ class GradientMonitor(keras.callbacks.Callback):
         group_by: str | Callable[[str], str] = "layer",
         csv_path: str | Path | None = None,
         log_dir: str | Path | None = None,
+        optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise arguments.refuse(
-                "every", every, "a whole number of steps, at least 1"
-            )
         if not callable(group_by):
             arguments.choice("group_by", group_by, ["variable", "layer", "model"])
-        self.every = every
+        if not isinstance(optimizer, keras.optimizers.Optimizer | None):
+            raise arguments.refuse(
+                "optimizer", optimizer, "a keras.optimizers.Optimizer object, or None"
+            )
+        self.every = whole_number("every", every, 1)
         self.group_by = group_by
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.log_dir = None if log_dir is None else str(log_dir)
+        self.optimizer = optimizer
         self.records: list[dict[str, Any]] = []
+        self._step: TrainingStep | None = None
         self._probes: list[Probe] = []
+        self._then: Callable[[], None] | None = None  # after each call by hand
+        self._batch = -1
+        self._of_epoch: list[dict[str, Any]] = []
+        self._variables: list[str] = []
         self._labels: list[str] = []  # of the transforms of all probes
         self._seen = Seen([])
+        self._why_nothing = "no training step was made with this monitor"
         self._writer: Any = None
 
     # of Keras
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begins to measure in the training step, which is compiled anew."""
-        if self.model.built:
-            self._attach()
+        if self._step is not None:  # of a `fit` that was interrupted
+            self._step.leave(self._probes)
+        self._step, self._probes, self._batch, self._then = None, [], -1, None
+        self._attach(first=True)
         if self.log_dir and self._writer is None:
             import tensorflow as tf
 
             self._writer = tf.summary.create_file_writer(self.log_dir)
 
-    def _attach(self) -> None:
-        model = self.model
-        if model.optimizer is None:
+    def _measured(self) -> keras.optimizers.Optimizer:
+        optimizer = self.optimizer or self.model.optimizer
+        if optimizer is None:
             raise ValueError(
                 "GradientMonitor measures `model.optimizer`, which is None: compile "
-                "the model with an optimizer."
+                "the model with an optimizer, or name one (`optimizer=`)."
             )
-        if not model.optimizer.built:
+        return optimizer
+
+    def _attach(self, first: bool) -> None:
+        model, optimizer = self.model, self._measured()
+        if not optimizer.built and model.built and self.optimizer is None:
             with scope_of(model):
-                model.optimizer.build(model.trainable_variables)
-        self._probes = [
-            Probe(optimizer, self.every, model)
-            for optimizer in updating_optimizers(model.optimizer)
-        ]
+                optimizer.build(model.trainable_variables)
+        if not optimizer.built:  # the first step will
+            return
+        self._step = TrainingStep.of(model)
+        self._probes = self._step.probes(updating_optimizers(optimizer), self.every)
+        for probe in self._probes:
+            probe.begin()
         labels = [label for probe in self._probes for label in probe.labels]
         labels = list(dict.fromkeys(labels))
-        self._updates = max(probe.updates for probe in self._probes)
+        variables = [path for probe in self._probes for path in probe.paths]
+        self._saw_first, self._updates = first, self._updates_made()
         last = max((row["step"] for row in self.records), default=0)
-        goes_on = self.records and self._updates >= last and labels == self._labels
-        if not goes_on:
-            self.records, self._labels, self._seen = [], labels, Seen(labels)
-        model.make_train_function(force=True)
+        goes_on = self.records and self._updates >= last
+        if not goes_on or (labels, variables) != (self._labels, self._variables):
+            bases = [probe.base for probe in self._probes if probe.labels]
+            base = " and ".join(dict.fromkeys(bases))
+            self.records, self._seen = [], Seen(labels, base)
+            self._labels, self._variables = labels, variables
+        self._step.ask(self._probes, self._then)
+
+    def _updates_made(self) -> int:
+        return max(probe.updates for probe in self._probes)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Begins the means of an epoch."""
         self._batch = -1
-        self._of_epoch: list[dict[str, Any]] = []
+        self._of_epoch = []
 
     def on_train_batch_end(
         self, batch: int, logs: Mapping[str, Any] | None = None
     ) -> None:
         """Takes up what was sampled."""
         micro_steps, self._batch = batch - self._batch, batch
-        if not self._probes:  # the first step built the model
-            self._attach()
+        if not self._probes:
+            self._attach(first=False)
             return
         if any([probe.has_passed(micro_steps) for probe in self._probes]):
             self._take()
+        self._step.ask(self._probes, self._then)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the means of the epoch to `logs`."""
@@ -179,20 +208,91 @@ class GradientMonitor(keras.callbacks.Callback):
                 logs[name] = float(np.mean(values)) if values else math.nan
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Leaves the optimizer and the training step as they were."""
-        self._take()
-        idle = all(probe.updates <= self._updates for probe in self._probes)
-        if self._probes and not self.records and idle:
-            warnings.warn(
-                "GradientMonitor saw no update: `fit` made none by `model.optimizer`.",
-                stacklevel=2,
-            )
-        for probe in self._probes:
-            probe.detach()
-        self._probes = []
+        """Leaves the training step as it was."""
+        try:
+            self._take()
+            if not self.records:
+                self._why_nothing = self._reason()
+                warnings.warn(
+                    f"GradientMonitor measured nothing: {self._why_nothing}.",
+                    stacklevel=2,
+                )
+        finally:
+            if self._step is not None:
+                self._step.leave(self._probes)
+            self._probes = []
         if self._writer is not None:
             self._writer.flush()
-        self.model.make_train_function(force=True)
+
+    def _reason(self) -> str:
+        name = "`optimizer`" if self.optimizer else "`model.optimizer`"
+        other = "" if self.optimizer else "; of several, name one (`optimizer=`)"
+        if not self._probes or self._updates_made() <= self._updates:
+            if self._probes and not self._saw_first:
+                return (
+                    "the only step was the one that built the model or the optimizer, "
+                    "which is not seen; build it before"
+                )
+            return f"{name} made no update{other}"
+        steps = f"steps {self._updates + 1} to {self._updates_made()}"
+        unseen = "" if self._saw_first else ", and the first step, which builds, is not"
+        return (
+            f"of {steps} none is sampled, with every={self.every}: only those whose "
+            f"number is 1 plus a multiple of it are{unseen}"
+        )
+
+    # by hand
+
+    @contextlib.contextmanager
+    def watching(self, model: keras.Model) -> Iterator["GradientMonitor"]:
+        """Measures without `fit`: `train_on_batch`, or a training step of your own.
+
+        `train_on_batch` is all that is needed. After a step of your own, call
+        `on_train_batch_end` with its number, from 0. If it is a `tf.function` or
+        `jax.jit`, let it be traced within, and not be used after.
+
+        Args:
+            model: whose optimizer is measured. It must be built; an `optimizer` that
+                was named, too.
+
+        Yields:
+            The monitor.
+
+        Raises:
+            ValueError: if they are not.
+
+        Example:
+
+        >>> import keras, keras_gradopt, numpy as np
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> model.compile(keras_gradopt.AngularGrad(), "mse")
+        >>> monitor = keras_gradopt.callbacks.GradientMonitor(1, "model")
+        >>> x = np.random.default_rng(0).normal(size=(16, 3))
+        >>> with monitor.watching(model):
+        ...     for _ in range(3):
+        ...         _ = model.train_on_batch(x, x.sum(1))
+        >>> len(monitor.records)
+        3
+        """
+        self.set_model(model)
+        optimizer = self._measured()
+        if not (optimizer.built or (model.built and self.optimizer is None)):
+            raise ValueError(
+                "`watching` needs variables: build the model (give it an Input, or "
+                "call it on a batch), or the `optimizer` if you named one."
+            )
+        if model.compiled:
+            model.make_train_function()
+        self.on_train_begin()
+        self._then = lambda: self.on_train_batch_end(self._batch + 1)
+        self._step.ask([], self._then)
+        try:
+            with contextlib.ExitStack() as attached:
+                for probe in self._probes:
+                    attached.enter_context(probe.attached())
+                yield self
+        finally:
+            self.on_train_end()
 
     # results
 
@@ -202,30 +302,45 @@ class GradientMonitor(keras.callbacks.Callback):
 
         False: in no sample and for no variable did they change a direction, or vary
         in their factor: then the optimizer is its base optimizer, up to a constant
-        factor of the learning rate. None: no samples yet, or no transforms.
+        factor of the learning rate. None: no samples yet, or no transforms. True says
+        nothing of how much they do: see `verdict`.
 
         Where the update belongs to Keras, or half precision hides how it changes, only
         the transforms are judged, and `summary` says so.
         """
         return self._seen.alive
 
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict in degrees: dead, barely alive or alive.
+
+        "Barely alive" are transforms that a constant factor of the learning rate
+        replaces nearly: of no variable is the update farther than 5 % from c times the
+        update that the same optimizer would have made, from the same state, without
+        its transforms (`|u - c u_plain| <= 0.05 |u|` over all samples, with the best c
+        over all variables). Try the base at c times the learning rate.
+
+        Transforms that change gradients are held to the same of the gradients, as an
+        update shows only a part of what they do: moments remember earlier gradients.
+        """
+        verdict = self._seen.verdict()
+        if verdict.degree is None and not self.records:
+            sentence = f"nothing was measured: {self._why_nothing}"
+            verdict = verdict._replace(sentence=sentence)
+        return verdict
+
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints what each transform did over all samples, and the verdict.
+
+        Of an optimizer without transforms it prints norms and cosine; where nothing
+        was measured, why.
 
         Args:
             print_fn: called with each line. Defaults to `print`.
         """
         for line in self._seen.lines():
             print_fn(line)
-        compared = self._seen.update_known
-        verdict = {
-            None: "no transform was measured",
-            True: "alive: the transforms change the update"
-            if compared
-            else "alive: the transforms act (whether the update uses it was not seen)",
-            False: "DEAD: the optimizer is its base, up to a constant learning rate",
-        }
-        print_fn(verdict[self.alive])
+        print_fn(self.verdict.sentence)
 
     def series(self, name: str, group: str | None = None) -> tuple[list, list]:
         """Steps and values of one quantity.
@@ -268,7 +383,7 @@ class GradientMonitor(keras.callbacks.Callback):
         from matplotlib.figure import Figure
 
         if not self.records:
-            raise ValueError("Nothing to plot: no step was recorded.")
+            raise ValueError(f"Nothing to plot: {self._why_nothing}.")
         shown = {
             "gradient_l2": "gradient, L2 norm",
             "update_l2": "update, L2 norm",
@@ -295,7 +410,11 @@ class GradientMonitor(keras.callbacks.Callback):
                     for row in self.records
                     if row["group"] == group and name in row
                 ]
-                axis.plot(*np.array(points).reshape(-1, 2).T, label=group, linewidth=1)
+                # a line of one point is not seen
+                axis.plot(
+                    *np.array(points).reshape(-1, 2).T, label=group, linewidth=1,
+                    marker="o" if len(points) == 1 else None,
+                )  # fmt: skip
             axis.set(title=title, xlabel="step")
             axis.grid(alpha=0.3)
             if name in ("gradient_l2", "update_l2", "effective_learning_rate"):
@@ -321,7 +440,7 @@ class GradientMonitor(keras.callbacks.Callback):
             sizes = np.concatenate([probe.sizes for probe, _ in parts])
             rounding = np.concatenate([probe.rounding for probe, _ in parts])
             paths = [path for probe, _ in parts for path in probe.paths]
-            self._seen.add(values, rounding)
+            self._of_epoch.append(self._seen.add(paths, values, sizes, rounding))
             groups: dict[str, list[int]] = {}
             measured = np.flatnonzero(values[:, 0])  # they have a gradient
             for index in measured:
@@ -331,9 +450,6 @@ class GradientMonitor(keras.callbacks.Callback):
                 | combined(self._labels, values[indices], sizes[indices])
                 for group, indices in groups.items()
             ]
-            self._of_epoch.append(
-                combined(self._labels, values[measured], sizes[measured])
-            )
             self._write(rows)
             self.records += rows
 
@@ -368,3 +484,10 @@ class GradientMonitor(keras.callbacks.Callback):
             return []
         with open(self.csv_path, newline="") as file:
             return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """Checks a whole number that is not below `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise arguments.refuse(name, value, f"a whole number, at least {low}")
+    return int(value)

@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -32,8 +31,80 @@ def updating_optimizers(optimizer):
     return [optimizer]
 
 
+class TrainingStep:
+    """A model's training step, in which probes measure when they are asked to.
+
+    It stands in place of `model.train_function` while somebody asks, call by call: an
+    optimizer is altered during a call only, and a call that nobody asked to measure
+    (after an interrupted `fit`) puts Keras' function back. What was traced with probes
+    in it is kept as long as that function, for the next `fit`.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model, self._plain = model, None
+        self._probes: list[Probe] = []
+        self._asked: list[Probe] = []
+        self._functions: dict[tuple[Probe, ...], Any] = {}
+        self._then: list[Callable[[], None]] = []
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "TrainingStep":
+        """The one that was made for the model's present function, or a new one."""
+        function = model.train_function
+        if not isinstance(function, cls):
+            function = getattr(function, "measured", None) or cls(model)
+        return function
+
+    def probes(self, optimizers: Sequence[Any], every: int) -> list["Probe"]:
+        """One for each optimizer, which no other monitor has."""
+        return [self._probe(optimizer, every) for optimizer in optimizers]
+
+    def _probe(self, optimizer, every):
+        for probe in self._probes:
+            if probe.is_for(optimizer, every) and probe not in self._asked:
+                return probe
+        self._probes.append(Probe(optimizer, every, self._model))
+        return self._probes[-1]
+
+    def ask(
+        self, probes: Sequence["Probe"], then: Callable[[], None] | None = None
+    ) -> None:
+        """Has the next call measure, and call `then` at its end."""
+        model = self._model
+        if model.train_function is not self and model.train_function is not self._plain:
+            self._plain, self._functions = model.train_function, {}  # made anew
+            self._plain.measured = self
+        self._asked += [probe for probe in probes if probe not in self._asked]
+        if then:
+            self._then.append(then)
+        key = tuple(self._asked)
+        if key not in self._functions:
+            model.make_train_function(force=True)
+            self._functions[key] = model.train_function
+        model.train_function = self
+
+    def leave(self, probes: Sequence["Probe"]) -> None:
+        """Takes back what these probes were asked; Keras' function, if no other is."""
+        self._asked = [probe for probe in self._asked if probe not in probes]
+        if not self._asked and self._model.train_function is self:
+            self._model.train_function = self._plain
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        (probes, self._asked), (then, self._then) = (self._asked, []), (self._then, [])
+        if not probes:
+            self.leave([])
+            return self._plain(*args, **keywords)
+        with contextlib.ExitStack() as attached:
+            for probe in probes:
+                attached.enter_context(probe.attached())
+            result = self._functions[tuple(probes)](*args, **keywords)
+        for function in then:
+            function()
+        return result
+
+
 class Probe:
-    """Measures the updates of one optimizer, as long as it is attached."""
+    """Measures the updates of one optimizer while it is attached."""
 
     def __init__(self, optimizer: Any, every: int, model: keras.Model) -> None:
         self._outer, self._every = optimizer, every
@@ -42,6 +113,9 @@ class Probe:
         self._pipelines = getattr(optimizer, "pipelines", [])
         transforms = [t for p in self._pipelines for t in p.transforms]
         self.labels = _labels([type(t).__name__ for t in transforms])
+        # as its `repr` calls the update
+        name = type(self._optimizer).__name__
+        self.base = getattr(self._optimizer, "update_name", name)
         known = _known_variables(self._optimizer, model.trainable_variables)
         self.paths = [variable.path for variable in known]
         self.sizes = np.array([math.prod(variable.shape) for variable in known])
@@ -52,15 +126,33 @@ class Probe:
         )  # fmt: skip
         self._positions = {self._index(v): i for i, v in enumerate(known)}
         self._functions = StepFunctions()
-        self._arrived: dict[int, dict[int, np.ndarray]] = {}  # step, position
-        self._last = 0
         # micro-steps, of which accumulation makes one
         self._per_step = self._optimizer.gradient_accumulation_steps or 1
         self._counter = next(
             v for v in self._optimizer.variables if v.name == "iteration"
         )
+        shape = (len(OF_UPDATE) + len(self.labels) * len(OF_TRANSFORM),)
+        self._variables = []
+        if keras.backend.backend() != "jax":  # which must keep no other state
+            with scope_of(model):
+                self._variables = [
+                    keras.Variable(np.zeros(shape), dtype="float32", trainable=False)
+                    for _ in self.paths
+                ]
+        self._is_attached = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was measured before."""
+        self._arrived: dict[int, dict[int, np.ndarray]] = {}  # step, position
+        self._last = 0
         self._micro_steps = int(ops.convert_to_numpy(*read([self._counter])))
-        self._attach(model)
+        for variable in self._variables:
+            variable.assign(ops.zeros(variable.shape))
+
+    def is_for(self, optimizer: Any, every: int) -> bool:
+        """Whether it measures this optimizer in these steps."""
+        return self._outer is optimizer and self._every == every
 
     @property
     def updates(self) -> int:
@@ -70,30 +162,29 @@ class Probe:
     def _index(self, variable):
         return self._optimizer._get_variable_index(variable)
 
-    def _attach(self, model: keras.Model) -> None:
-        optimizer = self._optimizer
-        shape = (len(OF_UPDATE) + len(self.labels) * len(OF_TRANSFORM),)
-        self._variables = []
-        if keras.backend.backend() != "jax":  # which must keep no other state
-            with scope_of(model):
-                self._variables = [
-                    keras.Variable(np.zeros(shape), dtype="float32", trainable=False)
-                    for _ in self.paths
-                ]
-        earlier = _attached(optimizer)
-        if earlier:  # to an interrupted `fit`, or to this one
-            warnings.warn(
-                "The optimizer had a GradientMonitor, which measures no longer.",
-                stacklevel=2,
-            )
-            earlier.detach()
-        self._restore = {
-            name: vars(optimizer).get(name) for name in ("apply", "update_step")
-        }
-        self._class = type(optimizer)
-        update_one_by_one(optimizer)
-        apply, update_step = optimizer.apply, optimizer.update_step
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Has the optimizer measured within; leaves it as it was, whatever happens."""
+        if self._is_attached:
+            yield
+            return
+        optimizer, own_class = self._optimizer, type(self._optimizer)
+        before = {name: vars(optimizer).get(name) for name in ("apply", "update_step")}
+        try:
+            self._is_attached = True
+            update_one_by_one(optimizer)
+            self._intercept(optimizer.apply, optimizer.update_step)
+            yield
+        finally:
+            self._is_attached = False
+            optimizer.__class__ = own_class
+            for name, value in before.items():
+                if value is not None:
+                    setattr(optimizer, name, value)
+                elif name in vars(optimizer):
+                    delattr(optimizer, name)
 
+    def _intercept(self, apply, update_step):
         def monitored_apply(*args, **keywords):
             with self._functions.one_step():
                 return apply(*args, **keywords)
@@ -114,20 +205,8 @@ class Probe:
             position = self._positions[self._index(variable)]
             self._sample(due, position, update, gradient, *tensors, after)
 
-        monitored_update_step.probe = self
-        optimizer.apply = monitored_apply
-        optimizer.update_step = monitored_update_step
-
-    def detach(self) -> None:
-        """Leaves the optimizer as it was."""
-        if _attached(self._optimizer) is not self:
-            return
-        for name, value in self._restore.items():
-            if value is None:
-                delattr(self._optimizer, name)
-            else:
-                setattr(self._optimizer, name, value)
-        self._optimizer.__class__ = self._class
+        self._optimizer.apply = monitored_apply
+        self._optimizer.update_step = monitored_update_step
 
     def _prepare(self, gradient, variable, learning_rate) -> Update:
         """What the optimizer is about to do, to be done again when it is measured."""
@@ -149,11 +228,13 @@ class Probe:
         step = ops.cast(self._optimizer.iterations + 1, "float32")
 
         def measure():
+            # TensorFlow never frees what XLA compiled, some ten times the size of the
+            # graph; for what runs in few steps that does not pay
             return self._functions.call(
                 ("monitor", update.key, str(before.dtype)),
                 lambda *tensors: self._measure(update, *tensors),
                 step, dense(gradient, before), before, after, arguments,
-                jit_compile=all(p.jit_compile for p in self._pipelines),
+                jit_compile=False,
             )  # fmt: skip
 
         if keras.backend.backend() == "jax":
@@ -181,17 +262,19 @@ class Probe:
             with _all_set(self._pipelines, bypassed=True):
                 parameter, _ = update.function(*arguments)
             plain = ops.cast(parameter, dtype) - before
-        peak = ops.max(ops.abs(gradient)) if gradient.shape else ops.abs(gradient)
+        gradient_l2, steepest = _polar(gradient)
+        change_l2, direction = _polar(change)
+        plain_l2, plain_direction = _polar(plain)
         values = [
             step,
             ops.sum(ops.abs(gradient)),
-            _norm(gradient),
-            peak,
-            _norm(change),
-            _norm(before),
-            -ops.sum(_unit(gradient) * _unit(change)),
-            _norm(plain),
-            _chord(change, plain),
+            gradient_l2,
+            ops.max(ops.abs(gradient)),
+            change_l2,
+            _polar(before)[0],
+            -ops.sum(steepest * direction),
+            plain_l2,
+            _length(direction - plain_direction),
         ]
 
         def observe(transform, received, result):
@@ -200,9 +283,9 @@ class Probe:
                 coefficient = ops.ones((1,), dtype)
             mean = ops.mean(coefficient)
             spread = ops.sqrt(ops.mean(ops.square(coefficient - mean)))
-            left = ops.cast(result.gradient, dtype)
-            chord = _chord(received, left)
-            values.extend([_norm(received), _norm(left), chord, mean, spread])
+            received_l2, came = _polar(received)
+            left_l2, went = _polar(ops.cast(result.gradient, dtype))
+            values.extend([received_l2, left_l2, _length(came - went), mean, spread])
 
         with _all_set(self._pipelines, observer=observe):
             update.function(*arguments)
@@ -234,11 +317,6 @@ class Probe:
                 empty = np.zeros_like(next(iter(of_step.values())))
                 rows = [of_step.get(i, empty) for i in range(len(self.paths))]
                 yield step, np.array(rows, "float64")
-
-
-def _attached(optimizer):
-    """The probe that measures an optimizer, if there is one."""
-    return getattr(vars(optimizer).get("update_step"), "probe", None)
 
 
 def _known_variables(optimizer, variables):
@@ -280,20 +358,16 @@ def _all_set(pipelines: Sequence[Any], **attributes: Any) -> Iterator[None]:
             vars(pipeline).update(values)
 
 
-def _norm(x: Tensor) -> Tensor:
-    """The L2 norm, without overflow and underflow of squares."""
-    if not x.shape:
-        return ops.abs(x)
+def _length(x: Tensor) -> Tensor:
+    return l2_norm(x) if x.shape else ops.abs(x)
+
+
+def _polar(x: Tensor) -> tuple[Tensor, Tensor]:
+    """L2 norm and direction, without overflow and underflow of squares.
+
+    The difference of two directions is as long as twice the sine of half their angle.
+    """
     peak = ops.max(ops.abs(x))
-    scale = ops.where(peak > 0, peak, 1.0)
-    return peak * l2_norm(x / scale)
-
-
-def _unit(x: Tensor) -> Tensor:
-    norm = _norm(x)
-    return x / ops.where(norm > 0, norm, 1.0)
-
-
-def _chord(a: Tensor, b: Tensor) -> Tensor:
-    """The distance of two directions: twice the sine of half their angle."""
-    return _norm(_unit(a) - _unit(b))
+    scaled = x / ops.where(peak > 0, peak, 1.0)
+    length = _length(scaled)
+    return peak * length, scaled / ops.where(length > 0, length, 1.0)

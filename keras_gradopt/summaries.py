@@ -6,6 +6,7 @@ are put together: for a group of variables, and over all samples.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,13 @@ OF_UPDATE = (
 OF_TRANSFORM = ("input_l2", "output_l2", "chord", "coefficient", "spread")
 _TOLERANCE = 1e-4  # of ratios and angles, beside the rounding of the parameters
 _KNOWN = 0.01  # relative rounding of a change, above which nothing is said of it
+_SUMMARIZED = {
+    "gradient_l2": "gradient L2",
+    "update_l2": "update L2",
+    "effective_learning_rate": "effective learning rate",
+    "cosine": "cosine of update and -gradient",
+}
+BARELY = 0.05  # distance from a constant factor, up to which it is barely alive
 
 
 def _angle(chord):
@@ -108,26 +116,138 @@ def combined(labels, values, sizes) -> dict[str, float]:
     return row
 
 
+class Verdict(NamedTuple):
+    """How alive an optimizer's transforms are. `print` shows the sentence.
+
+    Attributes:
+        degree: `"dead"`: up to a constant factor of the learning rate the optimizer is
+            its base; `"barely alive"`: it is nearly; `"alive"`; or `None`, if there is
+            nothing to judge.
+        factor: c, the constant factor of the learning rate that is the best
+            replacement of the transforms; NaN without a degree.
+        distance: how far the updates are from it, relative, of the variable for which
+            they are the farthest; NaN without a degree.
+        sentence: all this in words, or why there is nothing to judge.
+    """
+
+    degree: str | None
+    factor: float
+    distance: float
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class _Fit(NamedTuple):
+    """The best constant c in a = c b, and `|a - c b| / |a|`: in all, by variable."""
+
+    factor: float
+    whole: float
+    of: dict[str, float]
+
+    @property
+    def farthest(self) -> float:
+        return max(self.of.values(), default=0.0)
+
+
+class _Products:
+    """Inner products of vectors a and b, summed over samples for each variable.
+
+    Each sample counts alike, whatever the length of its b.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+
+    def add(self, names, aa, ab, bb) -> None:
+        rows = np.array([aa, ab, bb], "float64").T
+        finite = np.isfinite(rows).all(axis=1)
+        total = rows[finite, 2].sum()
+        if total > 0:
+            for i in np.flatnonzero(finite):
+                self._sums[names[i]] = self._sums.get(names[i], 0) + rows[i] / total
+
+    def fit(self) -> _Fit:
+        if not self._sums:
+            return _Fit(1.0, 0.0, {})
+        aa, ab, bb = np.array(list(self._sums.values())).T
+        factor = ab.sum() / bb.sum()
+        left = np.maximum(aa - 2 * factor * ab + factor**2 * bb, 0)
+        apart = np.sqrt(left / np.maximum(aa, 1e-300))
+        whole = math.sqrt(left.sum() / max(aa.sum(), 1e-300))
+        return _Fit(float(factor), whole, dict(zip(self._sums, apart.tolist())))
+
+
+def _of_directions(a, b, chord):
+    """The inner products of vectors, from their lengths and the chords."""
+    return a**2, a * b * (1 - chord**2 / 2), b**2
+
+
+def _together(fits: Sequence[_Fit]) -> _Fit:
+    """Several deviations, one after the other."""
+    names = dict.fromkeys(name for fit in fits for name in fit.of)
+    return _Fit(
+        math.prod(fit.factor for fit in fits),
+        _root_sum([fit.whole for fit in fits]),
+        {name: _root_sum([fit.of.get(name, 0) for fit in fits]) for name in names},
+    )
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.2g} %" if x < 1 else f"{100 * x:.0f} %"
+
+
 class Seen:
     """The extremes of what was measured, variable by variable."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = labels
+    def __init__(self, labels: Sequence[str], base: str = "SGD") -> None:
+        self.labels, self._base = labels, base
         self.update_known = False
+        self._updates = _Products()
+        self._gradients = {label: _Products() for label in labels}
+        self._coefficients = {label: _Products() for label in labels}
+        self._steps = 0
+        self._norms: dict[str, list[float]] = {name: [] for name in _SUMMARIZED}
         self._samples = dict.fromkeys(labels, 0)
         self._ranges: dict[str, tuple[float, float]] = {}
         self._sums = {label: np.zeros(3) for label in labels}
         self._varies = dict.fromkeys([*labels, "update"], False)
 
-    def add(self, values: np.ndarray, rounding: np.ndarray) -> None:
-        """Takes one sampled step, and the rounding of each variable's dtype."""
-        named = dict(zip(OF_UPDATE, values.T))
-        for label, _, columns in _of_transforms(self.labels, values):
+    def add(
+        self,
+        names: Sequence[str],
+        values: np.ndarray,
+        sizes: np.ndarray,
+        rounding: np.ndarray,
+    ) -> dict[str, float]:
+        """Takes what was measured of variables in one sampled step.
+
+        Args:
+            names: of the variables.
+            values: an array (variable, quantity).
+            sizes: how many entries each has.
+            rounding: the relative rounding of each one's dtype.
+
+        Returns:
+            What is recorded of all that have a gradient together.
+        """
+        named, names = dict(zip(OF_UPDATE, values.T)), np.asarray(names, object)
+        transformed = np.zeros(len(values), bool)
+        for label, has, columns in _of_transforms(self.labels, values):
+            transformed |= has
             received, left, chord, coefficient, spread = columns
             there = received > 0
             if not there.any():
                 continue
             self._samples[label] += 1
+            self._gradients[label].add(
+                names[has][there],
+                *_of_directions(left[there], received[there], chord[there]),
+            )
+            n, mean = sizes[has][there], coefficient[there]
+            squares = mean**2 + spread[there] ** 2
+            self._coefficients[label].add(names[has][there], n * squares, n * mean, n)
             gain = left[there] / received[there]
             self._widen(f"{label}.gain", gain)
             self._widen(f"{label}.coefficient", coefficient[there])
@@ -155,6 +275,12 @@ class Seen:
             tolerance = _TOLERANCE + noise[there]
             turned = named["plain_chord"][there] > tolerance
             scale = update[there] / plain[there]
+            chord = named["plain_chord"]
+            judged = there & transformed
+            self._updates.add(
+                names[judged],
+                *_of_directions(update[judged], plain[judged], chord[judged]),
+            )
             self._widen("update.scale", scale)
             self._widen("update.angle", _angle(named["plain_chord"][there]))
             self._widen("update.low", scale + tolerance * scale)
@@ -162,6 +288,12 @@ class Seen:
             # no constant factor is within the tolerance of every ratio
             apart = self._ranges["update.high"][1] > self._ranges["update.low"][0]
             self._varies["update"] |= bool(np.any(turned) or apart)
+        measured = values[:, 0] > 0  # they have a gradient
+        row = combined(self.labels, values[measured], sizes[measured])
+        self._steps += 1
+        for name, seen in self._norms.items():
+            seen.append(row[name])
+        return row
 
     def _widen(self, name, values):
         values = values[np.isfinite(values)]
@@ -178,34 +310,104 @@ class Seen:
         acts = any(self._varies[label] for label in self.labels)
         return acts and (self._varies["update"] or not self.update_known)
 
+    def verdict(self) -> Verdict:
+        """What `alive` says, in degrees."""
+        if self.alive is None:
+            none = "no transform was measured"
+            if not self.labels:
+                none = "the optimizer has no transforms: there is nothing to judge"
+            return Verdict(None, math.nan, math.nan, none)
+        gradients = [of_label.fit() for of_label in self._gradients.values()]
+        coefficients = [of_label.fit() for of_label in self._coefficients.values()]
+        updates, transforms = self._updates.fit(), _together(gradients + coefficients)
+        changes_gradients = any(changed for _, _, changed in self._sums.values())
+        if self.update_known and (
+            not (self._varies["update"] and changes_gradients)
+            or max(updates.farthest, transforms.farthest) <= BARELY
+        ):
+            found, gain, of = updates, 1.0, "updates"
+        else:
+            # An update shows only a part of what a transform does to gradients: the
+            # optimizer's moments remember those of before, transformed as well.
+            gain, of = _together(gradients).factor, "transforms"
+            found = transforms._replace(factor=_together(coefficients).factor)
+        base = f"its base ({self._base})"
+        if abs(found.factor - 1) > _TOLERANCE:
+            base += f" at {found.factor:.4g} times the learning rate"
+        if abs(gain - 1) > _TOLERANCE:
+            base += f", on gradients {gain:.4g} times as long"
+        far = _percent(found.farthest)
+        whole = f"{_percent(found.whole)} as a whole"
+        if not self.alive:
+            degree, sentence = "dead", f"DEAD: the optimizer is {base}"
+        elif found.farthest <= BARELY:
+            degree = "barely alive"
+            sentence = f"barely alive: within {far} ({whole}) of {base}"
+        else:
+            degree = "alive"
+            sentence = f"alive: {of} up to {far} ({whole}) from any constant factor"
+        if self.alive and not self.update_known:
+            sentence += " (whether the update uses it was not seen)"
+        return Verdict(degree, found.factor, found.farthest, sentence)
+
     def lines(self) -> Iterator[str]:
-        """What each transform did, in words."""
+        """What each transform did, and how long gradient and update were, in words."""
         for label in self.labels:
-            if f"{label}.gain" not in self._ranges:
-                continue
-            gain, coefficient, changed = self._sums[label] / self._samples[label]
-            said = ["alive" if self._varies[label] else "DEAD"]
-            if changed:
-                low, high = self._ranges[f"{label}.gain"]
-                _, angle = self._ranges[f"{label}.angle"]
-                said.append(
-                    f"changed {changed:.0%} of gradients, gain {gain:.4g} "
-                    f"({low:.4g} to {high:.4g}), turned by up to {angle:.3g} rad"
-                )
-            low, high = self._ranges[f"{label}.coefficient"]
-            if (low, high) != (1, 1):
-                _, spread = self._ranges[f"{label}.spread"]
-                said.append(
-                    f"coefficient {coefficient:.4g} ({low:.4g} to {high:.4g}; within a "
-                    f"variable spread by up to {spread:.3g})"
-                )
-            yield f"{label}: {'; '.join(said)}"
+            if f"{label}.gain" in self._ranges:
+                yield self._of_transform(label)
+        if self._steps:
+            yield self._of_norms()
         if self.labels and self.update_known:
-            low, high = self._ranges["update.scale"]
-            _, angle = self._ranges["update.angle"]
-            verb = "differs from" if self._varies["update"] else "IS"
-            factor = "" if self._varies["update"] else ", up to a constant"
-            yield (
-                f"The update {verb} the one without transforms{factor}: turned by up "
-                f"to {angle:.3g} rad, {low:.4g} to {high:.4g} times as long."
+            yield self._of_update()
+
+    def _of_transform(self, label):
+        gain, coefficient, changed = self._sums[label] / self._samples[label]
+        fit = _together([self._gradients[label].fit(), self._coefficients[label].fit()])
+        said = ["DEAD"]
+        if self._varies[label]:
+            degree = "barely alive" if fit.farthest <= BARELY else "alive"
+            said = [
+                f"{degree}, up to {_percent(fit.farthest)} ({_percent(fit.whole)} as a "
+                f"whole) from a constant factor {fit.factor:.4g}"
+            ]
+        if changed:
+            low, high = self._ranges[f"{label}.gain"]
+            _, angle = self._ranges[f"{label}.angle"]
+            said.append(
+                f"changed {changed:.0%} of gradients, gain {gain:.4g} "
+                f"({low:.4g} to {high:.4g}), turned by up to {angle:.3g} rad"
             )
+        low, high = self._ranges[f"{label}.coefficient"]
+        if (low, high) != (1, 1):
+            _, spread = self._ranges[f"{label}.spread"]
+            said.append(
+                f"coefficient {coefficient:.4g} ({low:.4g} to {high:.4g}; within a "
+                f"variable spread by up to {spread:.3g})"
+            )
+        return f"{label}: {'; '.join(said)}"
+
+    def _of_norms(self):
+        said = []
+        for name, words in _SUMMARIZED.items():
+            values = np.array(self._norms[name])
+            values = values[np.isfinite(values)]
+            if len(values):
+                low, high = values.min(), values.max()
+                said.append(f"{words} {values.mean():.3g} ({low:.3g} to {high:.3g})")
+        return f"{self._steps} steps measured: {'; '.join(said)}"
+
+    def _of_update(self):
+        low, high = self._ranges["update.scale"]
+        _, angle = self._ranges["update.angle"]
+        differs, fit = self._varies["update"], self._updates.fit()
+        said = (
+            f"The update {'differs from' if differs else 'IS'} the one without "
+            f"transforms{'' if differs else ', up to a constant'}: turned by up to "
+            f"{angle:.3g} rad, {low:.4g} to {high:.4g} times as long"
+        )
+        if differs and fit.of:
+            said += (
+                f"; {_percent(fit.whole)} from {fit.factor:.4g} times it, "
+                f"{_percent(fit.farthest)} in {max(fit.of, key=fit.of.get)}"
+            )
+        return f"{said}."

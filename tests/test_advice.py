@@ -1,5 +1,7 @@
 """GAF's procedure: its three measurements, on losses whose shape is known."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -88,12 +90,48 @@ def test_filter_normalized():
     assert not filter_normalized(np.random.default_rng(1), np.ones(4)).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("steps", 0, "a whole number, at least 1"),
+        ("steps", 2.5, "a whole number, at least 1"),
+        ("batch_size", 0, "a whole number, at least 1"),
+        ("batch_size", True, "a whole number, at least 1"),
+        ("radius", 0, "a finite number in (0, inf)"),
+        ("radius", float("nan"), "a finite number in (0, inf)"),
+        ("points", 3, "a whole number, at least 5"),
+        ("points", 20, "an odd number, at least 5"),
+        ("directions", 0, "a whole number, at least 1"),
+        ("seed", -1, "a whole number, at least 0"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_done(name, value, allowed):
+    """The model is none; it is not looked at."""
+    expected = re.escape(f"`{name}` must be {allowed}. Received: {name}={value!r}")
+    with pytest.raises(ValueError, match=expected):
+        recommend_activation(None, X, X, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(X[:0], X[:0]), (X, X[:3]), ([], []), (np.float32(1), X)]
+)
+def test_no_examples_and_other_numbers_of_targets(x, y):
+    """Without examples it used to draw orders of none for ever."""
+    with pytest.raises(ValueError, match=r"equally many examples.*x of shape \("):
+        recommend_activation(None, x, y)
+
+
+def test_whole_numbers_of_numpy():
+    advice = recommend_activation(
+        model_of(1.0), X, X, steps=np.int64(2), batch_size=np.int32(8), directions=1
+    )
+    assert len(advice.maximal_gradients) == 2
+
+
 def test_wrong_arguments():
     model = model_of(2.0)
     with pytest.raises(ValueError, match="'arctan', 'tanh'"):
         recommend_activation(model, X, X, "log")
-    with pytest.raises(ValueError, match="points"):
-        recommend_activation(model, X, X, points=20)
     with pytest.raises(ValueError, match="compiled"):
         recommend_activation(keras.Sequential([keras.layers.Dense(1)]), X, X)
     flat = model_of(2.0)

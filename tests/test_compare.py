@@ -16,6 +16,7 @@ import compare
 import workloads
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from run_files import alone_in
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,76 @@ def test_collected_results_are_taken_over(small, tmp_path, monkeypatch):
     assert session["optimizers"] == ["Adam", "AdamNorm"]
     monkeypatch.setattr(compare, "Trainer", None)  # nothing is left to be run
     compare.run_job(tmp_path / "new", "quadratic", "AdamNorm", (1,), (11, 12))
+
+
+def row_text(**changes):
+    """A header and a row that a run could have written."""
+    row = {
+        "workload": "quadratic", "optimizer": "Adam", "stage": "report",
+        "learning_rate": "0.01", "seed": "11", "diverged": "0", "train_loss": "1.5",
+        "validation_loss": "1.5", "test_loss": "1.5", "test_accuracy": "",
+        "ms_per_step": "1", "validation_losses": "2 1.5",
+    } | changes  # fmt: skip
+    return ",".join(row) + "\n" + ",".join(row.values()) + "\n"
+
+
+DAMAGED_ROWS = {
+    "a way out": (row_text(optimizer="../../escaped"), "unknown optimizer"),
+    "a workload's way out": (row_text(workload="../.."), "unknown workload"),
+    "a stage": (row_text(stage="training"), "unknown stage 'training'"),
+    "a seed": (row_text(seed="x"), "invalid literal"),
+    "a loss": (row_text(test_loss=""), "could not convert"),
+    "a rate": (row_text(learning_rate="fast"), "could not convert"),
+    "losses": (row_text(validation_losses=""), "no validation losses"),
+    "a column": (row_text(more="1"), "its columns are others"),
+    "too few": (row_text() + "quadratic,Adam\n", "line 3 is damaged: a row has"),
+    "another result": (
+        row_text() + row_text(test_loss="9").splitlines()[1],
+        "line 3 is damaged: this run is there twice",
+    ),
+    "empty": ("", "its columns are others"),
+    "bytes": (b"\xff\xfe\x00", "can't decode"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_ROWS)
+def test_damaged_results_are_a_sentence(damage, tmp_path, capsys):
+    content, says = DAMAGED_ROWS[damage]
+    content = content if isinstance(content, bytes) else content.encode()
+    flags = ["--workloads", "quadratic", "--optimizers", "Adam", "--collect"]
+    flags += ["--no-controls", "--runs", str(tmp_path / "a" / "runs")]
+    flags += ["--results", str(tmp_path / "results")]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs.csv").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        compare.main(flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/results/runs.csv" in error and says in error
+    assert error.count("\n") == 1
+    found = {path.name for path in tmp_path.rglob("*")}
+    assert found == {"a", "runs", ".lock", "results", "runs.csv"}
+
+
+def test_a_row_that_is_there_twice_counts_once(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(row_text() + row_text().splitlines()[1] + "\n")
+    assert len(compare.read_rows(path)) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[", "\x00"])
+def test_damaged_sessions_are_a_sentence(content, tmp_path, capsys):
+    (tmp_path / "sessions.json").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        compare.main(["--runs", str(tmp_path), "--results", str(tmp_path / "results")])
+    assert stop.value.code == 2
+    assert f"{tmp_path}/sessions.json is damaged" in capsys.readouterr().err
+
+
+def test_two_comparisons_in_one_folder(tmp_path, capsys):
+    with alone_in(tmp_path), pytest.raises(SystemExit):
+        compare.main(["--runs", str(tmp_path)])
+    assert f"another run is writing to {tmp_path}" in capsys.readouterr().err
 
 
 def test_a_diverged_run_is_infinite(small):
@@ -333,8 +404,12 @@ def test_parse():
     assert args.optimizers == ["Adam", "DiffGrad", "DiffGradNorm", "Adam again"]
     args = compare.parse(["--optimizers", "AngularGrad", "--no-controls"])
     assert args.optimizers == ["Adam", "AngularGrad"]
-    with pytest.raises(SystemExit):
-        compare.parse(["--seeds", "1", "2"])
+    for flags in (
+        ["--seeds", "1", "2"], ["--seeds", "-1"], ["--seeds", "11", "11"],
+        ["--workers", "0"], ["--runs", ""],
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            compare.parse(flags)
 
 
 @pytest.mark.parametrize("name", workloads.WORKLOADS)

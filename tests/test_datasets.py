@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import shutil
 import socket
 import time
@@ -24,6 +25,7 @@ from datasets import (
     validation_batches,
 )
 from datasets.preprocessing import DRAWS
+from PIL import Image
 
 SEED = 7
 
@@ -115,7 +117,7 @@ def test_every_data_set_gives_batches(name, monkeypatch):
         assert data.sample_images(2).shape == (2, *shape)
         for image, label in data.train.take(1):
             assert (image.dtype, label.dtype) == (tf.uint8, tf.int64)
-    assert [len(labels) for _, labels in batches["train"]] == [3, 3]
+    assert [len(labels) for _, labels in batches["train"]] == [3, 3, 3]
     assert [len(labels) for _, labels in batches["validation"]] == [3, 3, 1]
     for images, labels in batches["train"] + batches["validation"]:
         assert images.shape == (len(labels), *shape)
@@ -157,18 +159,32 @@ def test_batch_must_be_shared_evenly(data_dir):
     data = load("digits", data_dir=data_dir)
     with pytest.raises(DatasetError, match="15 cannot be shared by 2"):
         training_batches(data, 15, seed=0, shard=(0, 2))
-    with pytest.raises(DatasetError, match="2000 is more than the 1437 images"):
+    with pytest.raises(DatasetError, match="--batch-size 2000 is more than the 1437"):
         training_batches(data, 2000, seed=0)
 
 
-def test_an_epoch_has_each_image_once_in_mixed_order(any_data):
-    plain = training(any_data, 9, augment=False)
+def test_an_epoch_has_each_image_in_mixed_order(any_data):
+    """Once, but for those that fill up the last batch."""
+    plain = training(any_data, 16, augment=False)
     read = one_by_one(any_data.train)
     found, real = rows(plain), rows((any_data.preprocess(x, None), y) for x, y in read)
-    assert len(set(found)) == len(found) == any_data.train_size // 9 * 9
-    assert set(found) <= set(real)
-    moved = [abs(real.index(row) - place) for place, row in enumerate(found)]
+    assert {len(labels) for _, labels in plain} == {16}
+    size = any_data.train_size
+    assert size % 16 and len(found) == math.ceil(size / 16) * 16
+    assert sorted(found[:size]) == sorted(real)
+    moved = [abs(real.index(row) - place) for place, row in enumerate(found[:size])]
     assert np.mean(moved) > 0.2 * len(real)  # 1/3 in a perfect shuffle
+    filled = found[size:]
+    assert filled != found[: len(filled)]
+    again = rows(training(any_data, 16, augment=False, first_epoch=1))[size:]
+    assert filled != again
+
+
+def test_few_images_are_all_trained_on(data_dir):
+    """102 images in batches of 64: two batches, 26 images twice."""
+    data = load("digits", data_dir=data_dir, limit=102)
+    found = rows(training(data, augment=False))
+    assert len(found) == 128 and len(set(found)) == 102
 
 
 def one_by_one(data):
@@ -201,7 +217,7 @@ def test_training_images_change_and_validation_images_do_not(data_dir):
 
 def test_steps_of_an_epoch_and_a_limit(data_dir):
     data = load("digits", data_dir=data_dir)
-    assert len(training(data, 64, epochs=2)) == 2 * (1437 // 64)
+    assert len(training(data, 64, epochs=2)) == 2 * math.ceil(1437 / 64)
     short = training(data, 64, epochs=2, steps_per_epoch=3)
     assert same(short[:3], training(data)[:3])
     assert same(short[3:], training(data, first_epoch=1)[:3])
@@ -219,7 +235,7 @@ def test_cache_is_filled_in_the_first_epoch(tmp_path, data_dir):
     next(batches)
     for file in folder.rglob("*.tfrecord*"):
         file.unlink()
-    assert len(list(batches)) == 2 * 22 - 1
+    assert len(list(batches)) == 2 * 23 - 1
 
 
 def test_sample_images_are_the_first_ones(data_dir):
@@ -383,8 +399,74 @@ def test_folder_is_split_by_seed(tmp_path):
     assert set(held_out) != set(paths(other.validation_split))
     both = paths(first.training_split) + held_out
     assert sorted(both) == sorted(str(p).encode() for p in tmp_path.rglob("*.png"))
-    with pytest.raises(DatasetError, match="no images to train on"):
-        load(f"folder:{tmp_path / 'ant'}")
+
+
+def test_folder_without_validation(tmp_path):
+    """`train` is split as a folder without it is."""
+    for label, name in enumerate(("ant", "bee")):
+        write_images(tmp_path / "train" / name, 25, 100 * label)
+    (tmp_path / "val" / "ant").mkdir(parents=True)  # without images
+    data = load(f"folder:{tmp_path}", seed=1)
+    assert data.class_names == ["ant", "bee"]
+    assert (data.train_size, data.validation_size) == (45, 5)
+    alone = load(f"folder:{tmp_path / 'train'}", seed=1)
+    assert arrays(alone.training_split.stored) == arrays(data.training_split.stored)
+
+
+def test_hidden_and_empty_folders_are_no_classes(tmp_path):
+    for label, name in enumerate(("ant", "bee", ".ipynb_checkpoints", "bee/.thumbs")):
+        write_images(tmp_path / name, 10, 50 * label)
+    (tmp_path / "ant" / "more").mkdir()
+    shutil.copy(tmp_path / "ant" / "0.png", tmp_path / "ant" / "more" / "x.PNG")
+    (tmp_path / "ant" / "._1.png").write_text("of another system")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("no image")
+    data = load(f"folder:{tmp_path}")
+    assert data.class_names == ["ant", "bee"]
+    assert data.train_size + data.validation_size == 21
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        ([], "has images of 0 classes"),
+        (["ant"], r"has images of 1 classes \(ant\)"),
+        (["train/ant"], r"train has images of 1 classes \(ant\)"),
+        (["train/ant", "val/ant"], "train has images of 1 classes"),
+        (["train/ant", "train/bee", "val/bee", "val/cat"], "train lacks: cat"),
+        (["val/ant", "val/bee", "cat", "dog"], "val has classes, but there is no"),
+        (["val/ant", "test/ant"], "val has classes, but there is no train"),
+    ],
+)
+def test_folders_that_make_no_sense(folders, says, tmp_path):
+    for label, name in enumerate(folders):
+        write_images(tmp_path / name, 10, 20 * label)
+    with pytest.raises(DatasetError, match=says):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_kinds_of_files(mode, suffix, tmp_path):
+    """As Pillow reads them; what TensorFlow would read wrongly is refused by name."""
+    if (mode, suffix) in (("RGBA", "jpg"), ("P", "jpg")):
+        pytest.skip("there is no such JPEG")
+    pixels = np.zeros((8, 10, 3), "uint8")
+    pixels[:, :5], pixels[:, 5:] = (240, 0, 0), (10, 20, 200)
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        for index in range(5):
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(tmp_path / label / f"{index}.{suffix}")
+    if (mode, suffix) == ("P", "bmp"):
+        with pytest.raises(DatasetError, match=r"\.bmp is a BMP with a colour palette"):
+            load(f"folder:{tmp_path}")
+        return
+    ((image, _),) = arrays(load(f"folder:{tmp_path}").train.take(1))
+    with Image.open(tmp_path / "ant" / f"0.{suffix}") as file:
+        expected = np.asarray(file.convert("RGB"))
+    np.testing.assert_allclose(image, expected, atol=3 if suffix == "jpg" else 0)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -117,7 +118,7 @@ def test_short_run_leaves_everything(data_dir, tmp_path):
     for picture in ("curves", "confusion", "worst"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 11
-    assert not (tmp_path / "resume").exists()
+    assert not list(tmp_path.glob("new.*"))
     best = keras.saving.load_model(tmp_path / "best.keras")
     assert isinstance(best.optimizer, keras_gradopt.AngularGrad)
     served = serve_alone(tmp_path / "saved_model", np.zeros((3, 8, 8, 1)))
@@ -407,12 +408,41 @@ def inner_optimizers(optimizer):
         (["--set", "beta_1=2"], "`beta_1` must be"),
         (["--transforms", "whitten"], "unknown transform 'whitten' (did you mean"),
         (["--transforms", "activate(tanh,0)"], "`alpha` must be"),
+        (["--set", "weight_decay=abc"], "`weight_decay` must be a finite number"),
+        # Keras' own check nothing before the first step
+        (["--optimizer", "adam", "--set", "weight_decay=a"], "adam(weight_decay='a') "),
+        (["--optimizer", "adam", "--set", "weight_decay=1e999"], "makes NaN or infin"),
+        (
+            ["--optimizer", "sgd", "--accumulate", "2", "--set", "weight_decay=a"],
+            "sgd(weight_decay='a', gradient_accumulation_steps=2) cannot make a step",
+        ),
+        (["--optimizer", "sgd", "--set", "clipnorm=x"], "sgd(clipnorm='x') cannot"),
+        (["--transforms", ""], "no list of transforms: ''"),
+        (["--transforms", "whiten))))"], "no list of transforms: 'whiten))))'"),
+        (["--transforms", "whiten activate"], "no list of transforms"),
+        (["--transforms", "whiten,,activate"], "no list of transforms"),
+        (["--transforms", "activate(tanh,gain=3)"], "no list of transforms"),
+        (["--transforms", "(" * 999], "no list of transforms"),
         (["--schedule", "linear"], "unknown schedule 'linear'"),
         (["--schedule", "step"], "unknown schedule 'step'"),
-        (["--epochs", "0"], "--epochs must be at least 1"),
-        (["--batch-size", "-3"], "--batch-size must be at least 1"),
-        (["--monitor", "0"], "--monitor must be at least 1"),
-        (["--learning-rate", "nan"], "--learning-rate must be at least 0"),
+        (["--schedule", "step:5,3"], "unknown schedule 'step:5,3'"),
+        (["--schedule", "step:0,3"], "unknown schedule 'step:0,3'"),
+        (["--schedule", "step:3,,5"], "unknown schedule 'step:3,,5'"),
+        (["--schedule", "step:nan"], "unknown schedule 'step:nan'"),
+        (["--schedule", "cosine:-1"], "unknown schedule 'cosine:-1'"),
+        (["--schedule", "cosine:inf"], "unknown schedule 'cosine:inf'"),
+        (["--schedule", "cosine:"], "unknown schedule 'cosine:'"),
+        (["--schedule", "constant:"], "unknown schedule 'constant:'"),
+        (["--ema", "1"], "argument --ema: must be at least 0 and below 1, not 1"),
+        (["--clipnorm", "0"], "argument --clipnorm: must be above 0, not 0"),
+        (["--seed", "-1"], "argument --seed: must be at least 0"),
+        (["--epochs", "9" * 400], "argument --epochs: must be at least 1 and below"),
+        (["--output", ""], "argument --output: must be the name of a folder"),
+        (["--optimizer", ""], "unknown optimizer ''"),
+        (["--epochs", "0"], "argument --epochs: must be at least 1"),
+        (["--batch-size", "-3"], "argument --batch-size: must be at least 1"),
+        (["--monitor", "0"], "argument --monitor: must be at least 1"),
+        (["--learning-rate", "nan"], "--learning-rate: must be at least 0, not nan"),
         (["--learning-rate", "fast"], "invalid float value: 'fast'"),
         (["--recipe", "wgd"], "invalid choice: 'wgd'"),
         (["--strategy", "mirrored", "--jit"], "cannot compile the step"),
@@ -440,7 +470,10 @@ def test_bad_flag_of_the_real_program_shows_no_stack(data_dir):
     for flags, says in (
         (["--optimizer", "sdg"], "unknown optimizer 'sdg'"),
         (["--model", "resnet19", "--data-dir", data_dir], "unknown model 'resnet19'"),
-        (["--batch-size", 5000, "--data-dir", data_dir], "more than the 1437 images"),
+        (
+            ["--batch-size", 5000, "--data-dir", data_dir],
+            "--batch-size 5000 is more than the 1437 images",
+        ),
     ):
         result = train(*flags, "--output", data_dir / "run", check=False)
         assert result.returncode == 2
@@ -467,6 +500,8 @@ def test_transforms_from_text():
         "Activate(activation='tanh', alpha=0.2, beta=10.0)",
         "AngularFriction(angle='tan', lambda_1=0.5, lambda_2=0.5)",
     ]
+    (named,) = parse_transforms("activate(beta=10, activation=tanh)")
+    assert repr(named) == "Activate(activation='tanh', alpha=0.1, beta=10.0)"
 
 
 @pytest.mark.parametrize(
@@ -485,6 +520,47 @@ def test_schedules(schedule, expected):
     rate = learning_rate_schedule(schedule, 1.0, 10, 20)
     at = [rate if rate == 1.0 else float(rate(step)) for step in (0, 100, 200, 999)]
     np.testing.assert_allclose(at, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "cosine:2", "step:3,5"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--transforms", "activate"], ["--backbone-rate", "0.5"]]
+)
+def test_accumulation_does_not_shorten_the_schedule(schedule, flags, program):
+    """8 epochs of 4 batches: an update in each, at the rate of its last batch."""
+    flags = [*flags, "--optimizer", "sgd", "--epochs", "8", "--schedule", schedule]
+    flags += ["--learning-rate", "1", "--accumulate"]
+
+    def rates(accumulated):
+        """What constant gradients add up to, in the last variable."""
+        args = program.parser().parse_args([*flags, str(accumulated)])
+        run = program.settle(args)
+        layers = [keras.layers.Dense(1), keras.layers.Dense(1, name="head")]
+        model = keras.Sequential([keras.Input((1,)), *layers])
+        data = SimpleNamespace(image_shape=None, class_names=[])
+        data.sample_images = lambda count: None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(program, "create_model", lambda *_, **__: model)
+            optimizer = program.build(args, run, data, steps_per_epoch=4).optimizer
+        optimizer.build(model.trainable_variables)
+        ones = [keras.ops.ones(v.shape) for v in model.trainable_variables]
+        values = []
+        for _ in range(32):
+            values.append(numpy_values(model.trainable_variables)[-1][0])
+            optimizer.apply(ones)
+        values.append(numpy_values(model.trainable_variables)[-1][0])
+        return -np.diff(values)
+
+    every, fourth = rates(1), rates(4)
+    assert every.max() > 0 and np.count_nonzero(every) > 20
+    np.testing.assert_allclose(fourth[3::4], every[3::4], atol=1e-6)
+    assert (fourth.reshape(8, 4)[:, :3] == 0).all()
+
+
+def test_accumulation_of_more_batches_than_there_are_updates_nothing(program):
+    args = program.parser().parse_args(["--epochs", "2", "--accumulate", "9"])
+    with pytest.raises(ValueError, match="--accumulate 9 is more than the 8 batches"):
+        program.build(args, program.settle(args), None, steps_per_epoch=4)
 
 
 def test_backbone_learns_more_slowly():

@@ -193,8 +193,8 @@ def test_slots_are_as_documented(name):
     ]
     assert len(own) == row.slots * len(variables)
     scalars = [v for v in own if len(v.shape) == 0]
-    one_each = "Norm" in name or name == "NosAdam"
-    assert len(scalars) == (len(variables) if one_each else 0)
+    of_each = 2 if name == "NosAdam" else int("Norm" in name)
+    assert len(scalars) == of_each * len(variables)
 
 
 @by_name

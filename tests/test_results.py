@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -21,6 +22,7 @@ import tensorflow as tf
 from datasets import PREPROCESSINGS
 from matplotlib.figure import Figure
 from PIL import Image
+from run_files import RunError
 
 ROOT = Path(__file__).parent.parent
 
@@ -329,6 +331,14 @@ def test_export_notices_other_predictions(value, colours, tmp_path):
         assert results.export(model, path, batches[:1], ["red", "green", "blue"]) == 0
 
 
+def test_export_to_a_full_disk(tmp_path):
+    model = colour_model(8, 8)
+    full = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+    model.export = lambda *_, **__: (_ for _ in ()).throw(full)
+    with pytest.raises(RunError, match="no SavedModel: No space left on device"):
+        results.export(model, tmp_path / "saved_model", [], ["red", "green", "blue"])
+
+
 def test_export_of_half_precision_compiled_by_xla(tmp_path):
     """XLA rounds elsewhere, by more than the tolerance; the export is still right."""
     keras.utils.set_random_seed(2)
@@ -521,6 +531,34 @@ def test_bad_models_give_a_sentence(damage, photos, tmp_path, capsys):
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"{path} is not an exported model: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"class_names": ["red", "green"]}, "3 classes, but 2 names"),
+        ({"class_names": 3}, "not iterable"),
+        ({"class_names": None}, "not iterable"),
+        ({"input_shape": [8, 8]}, ""),
+        ({"input_shape": ["a", 8, 3]}, ""),
+        ({"input_shape": [8, 8, 1]}, ""),
+        ({"crop": 0}, "wrong crop"),
+        ({"crop": "half"}, ""),
+        ({"square": "yes"}, "wrong crop or square"),
+    ],
+)
+def test_classes_that_are_not_the_models(
+    about, says, colours, photos, tmp_path, capsys
+):
+    path = shutil.copytree(colours, tmp_path / "model")
+    known = json.loads((path / "classes.json").read_text())
+    (path / "classes.json").write_text(json.dumps(known | about))
+    with pytest.raises(SystemExit) as stop:
+        predict.main([str(path), str(photos)])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{path} is not an exported model: ") and says in error
     assert error.count("\n") == 1
 
 

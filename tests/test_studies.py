@@ -24,7 +24,7 @@ def test_rates_are_extended_while_the_best_is_at_an_edge(best, tried, monkeypatc
             network, optimizer, rate, *_ = task
             asked.setdefault((network, optimizer), set()).add(rate)
             loss = abs(math.log(rate / best))
-            loss = float("nan") if rate > 50 * best else loss  # diverged
+            loss = None if rate > 50 * best else loss  # diverged
             results[task] = {"metrics": {"last_val_loss": loss}}
         return results
 
@@ -81,6 +81,28 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(study.subprocess, "run", None)
     task = ("resnet20", "adam", 1e-3, ("--seed", "1"), str(tmp_path / "done"))
     assert study.run(task)["commit"] == "abc"
+
+
+def test_what_is_no_finished_run_is_a_sentence(tmp_path, monkeypatch, capsys):
+    """A training that failed, a damaged `run.json`, nothing at all, no workers."""
+    task = ("resnet20", "adam", 1e-3, ("--seed", "1"), str(tmp_path / "run"))
+    monkeypatch.setattr(study.subprocess, "run", lambda *_, **__: None)
+    with pytest.raises(study.RunError, match=r"has no results; its log\.txt says why"):
+        study.run(task)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(study.RunError, match=r"run\.json is damaged"):
+        study.run(task)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for flags, says in (
+        (["--runs", str(empty), "--collect"], "there are no finished runs"),
+        (["--runs", str(tmp_path / "none"), "--collect"], "No such file"),
+        (["--workers", "0"], "--workers: must be at least 1"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            study.main([*flags, "--results", str(tmp_path / "results")])
+        assert stop.value.code == 2
+        assert says in capsys.readouterr().err
 
 
 def test_commands_are_ones_that_train_takes(tmp_path, monkeypatch):

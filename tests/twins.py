@@ -248,7 +248,7 @@ def activate(x, activation, alpha, beta):
         return alpha * np.arctan(beta * x)
     if activation == "tanh":
         return alpha * np.tanh(beta * x)
-    return alpha * np.sign(x) * np.log(1 + beta * np.abs(x))
+    return alpha * np.sign(x) * np.log1p(beta * np.abs(x))
 
 
 def gafadam(

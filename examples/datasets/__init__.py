@@ -7,7 +7,7 @@
 from datasets.batches import training_batches, validation_batches
 from datasets.catalogue import DATASETS, Dataset
 from datasets.digits import Digits
-from datasets.loading import Data, load
+from datasets.loading import Data, load, naming_unreadable_images
 from datasets.preparing import DatasetError, prepared_builder
 from datasets.preprocessing import PREPROCESSINGS, Preprocessing
 from datasets.tiny_imagenet import TinyImagenet
@@ -22,6 +22,7 @@ __all__ = [
     "Preprocessing",
     "TinyImagenet",
     "load",
+    "naming_unreadable_images",
     "prepared_builder",
     "training_batches",
     "validation_batches",

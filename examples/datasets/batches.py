@@ -5,6 +5,7 @@ run that is resumed at an epoch sees what the uninterrupted one saw, bit for bit
 several processes together see what one sees.
 """
 
+import math
 import os
 from collections.abc import Callable
 
@@ -35,7 +36,8 @@ def training_batches(
         augment: Whether images are changed at random.
         first_epoch: The epoch to begin with; 0 is the first.
         epochs: How many there are from there on.
-        steps_per_epoch: Batches of an epoch. Default: as many as are full.
+        steps_per_epoch: Batches of an epoch. Default: as many as it takes to see every
+            image; the last is filled up with images that are seen twice.
         shard: Number of this process, and how many there are. Process i has the images
             i, i + count, ... of each batch.
 
@@ -43,10 +45,11 @@ def training_batches(
         `(float32 images of 0 to 255, int64 labels)` in batches, and the number of
         batches of an epoch.
     """
-    steps = steps_per_epoch or data.train_size // batch_size
-    if steps == 0:
+    steps = steps_per_epoch or math.ceil(data.train_size / batch_size)
+    if batch_size > data.train_size:
         raise DatasetError(
-            f"A batch of {batch_size} is more than the {data.train_size} images"
+            f"--batch-size {batch_size} is more than the {data.train_size} images to "
+            "train on"
         )
     split = data.training_split
     index, count = shard

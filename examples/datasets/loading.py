@@ -1,8 +1,9 @@
 """Data sets by name, ready to be read."""
 
+import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from predict import SUFFIXES, has_palette
 
 from datasets.catalogue import DATASETS, Dataset
 from datasets.preparing import DatasetError, prepared_builder
@@ -17,7 +19,7 @@ from datasets.preprocessing import PREPROCESSINGS
 
 CACHED_BYTES = 2**31  # a split that takes more memory is read anew in every epoch
 SHUFFLED_IMAGES = 16_384  # of such a split
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png"}
+VALIDATION_FOLDERS = ("val", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ def load(
         name: One of `DATASETS`; any image classification of TFDS, also with
             configuration and version (`imagenette/160px-v2:1.0.0`); the folder of a
             prepared data set; or `folder:/path` with one subfolder of images for each
-            class, in `train` and `val` (or `validation`, `test`), or in one that is
-            split.
+            class, in `train` and `val` (or `validation`, `test`), or in `train` or the
+            folder itself, of which a tenth then validates.
         data_dir: Where TFDS keeps data sets. Default: `~/tensorflow_datasets`.
         image_size: Height and width of what the network gets. Default: what the papers
             train at; else that of the images if all are equal, else 224.
@@ -250,46 +252,115 @@ def read_folder(
 ) -> tuple[Split, Split, list[str]]:
     """The splits of a folder of images, and the names of its classes.
 
-    Without subfolders for training and validation, a tenth of the images validates.
+    Without a folder for validation, a tenth of the images validates.
+
+    Raises:
+        DatasetError: if it is none, or training and validation do not fit together.
     """
-    validation = next(
-        (root / n for n in ("val", "validation", "test") if (root / n).is_dir()), None
-    )
-    if validation and (root / "train").is_dir():
-        folders = [root / "train", validation]
+    training = root / "train" if images_by_class(root / "train") else root
+    classes = images_by_class(training)
+    if len(classes) < 2:
+        raise DatasetError(
+            f"{training} has images of {len(classes)} classes ({', '.join(classes)}). "
+            "There must be a subfolder of images (PNG, JPEG, BMP, GIF) for each of two "
+            "classes at least, in train and val, or in one folder that is split."
+        )
+    names = list(classes)
+    parts = [labeled(classes, names, seed)]
+    for folder in (root / name for name in VALIDATION_FOLDERS):
+        if held_out := images_by_class(folder):
+            if training == root:
+                raise DatasetError(
+                    f"{folder} has classes, but there is no train beside"
+                )
+            if unknown := sorted(set(held_out) - set(names)):
+                raise DatasetError(
+                    f"{folder} has classes that {training} lacks: {', '.join(unknown)}"
+                )
+            parts.append(labeled(held_out, names, seed))
+            break
     else:
-        folders = [root]
-    class_names = sorted(p.name for p in folders[0].glob("*/") if p.is_dir())
-    parts = []
-    for folder in folders:
-        examples = [
-            (str(path), label)
-            for label, name in enumerate(class_names)
-            for path in sorted(folder.joinpath(name).rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        np.random.default_rng(seed).shuffle(examples)
-        parts.append(examples)
-    if len(parts) == 1:
         tenth = max(1, len(parts[0]) // 10)
         parts = [parts[0][tenth:], parts[0][:tenth]]
-    if not all(parts):
-        raise DatasetError(
-            f"{root} has no images to train on or none to validate on. It needs a "
-            "subfolder of images (PNG, JPEG, BMP, GIF) for each class, in train and "
-            "val, or in itself to be split."
-        )
     splits = []
     for examples in parts:
         paths, labels = zip(*examples[:limit])
+        for path in paths:
+            if path.lower().endswith(".bmp"):
+                with open(path, "rb") as file:
+                    if has_palette(file.read(2048)):
+                        raise DatasetError(
+                            f"{path} is a BMP with a colour palette; save it as PNG"
+                        )
         stored = tf.data.Dataset.from_tensor_slices(
             (list(paths), np.array(labels, "int64"))
         )
         splits.append(Split(len(paths), stored, read_image))
-    return splits[0], splits[1], class_names
+    return splits[0], splits[1], names
+
+
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The images in each subfolder; not what is hidden, and no empty subfolder."""
+    found = {}
+    for subfolder in sorted(folder.glob("*/")):
+        images = [
+            path
+            for path in sorted(subfolder.rglob("*"))
+            if path.suffix.lower() in SUFFIXES
+            and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        ]
+        if images:
+            found[subfolder.name] = images
+    return found
+
+
+def labeled(
+    classes: dict[str, list[Path]], names: list[str], seed: int
+) -> list[tuple[str, int]]:
+    """The images with their labels, in an order drawn from a seed."""
+    examples = [
+        (str(path), names.index(name))
+        for name, paths in classes.items()
+        for path in paths
+    ]
+    np.random.default_rng(seed).shuffle(examples)
+    return examples
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
     """The uint8 colour image in a file."""
-    image = tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
+    content = tf.io.read_file(path)
+    image = tf.cond(
+        tf.strings.substr(content, 0, 2) == b"BM",
+        lambda: tf.io.decode_bmp(content),  # `decode_image` converts no channels of it
+        lambda: tf.io.decode_image(content, 3, expand_animations=False),
+    )
+    channels = tf.minimum(tf.range(3), tf.shape(image)[-1] - 1)
+    return tf.ensure_shape(tf.gather(image, channels, axis=-1), (None, None, 3))
+
+
+@contextlib.contextmanager
+def naming_unreadable_images(data: Data) -> Iterator[None]:
+    """For what reads the images: says which ones TensorFlow cannot read.
+
+    Raises:
+        DatasetError: instead of an error of TensorFlow, if it is for that.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        unreadable = []
+        for split in (data.training_split, data.validation_split):
+            if split.decode is read_image:
+                for path, _ in split.stored:
+                    try:
+                        read_image(path)
+                    except (tf.errors.OpError, ValueError):
+                        unreadable.append(path.numpy().decode())
+        if not unreadable:
+            raise
+        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        raise DatasetError(
+            f"TensorFlow cannot read {', '.join(unreadable[:5])}{more} as PNG, JPEG, "
+            "GIF or BMP"
+        ) from error

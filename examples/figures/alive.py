@@ -9,7 +9,9 @@ and WGDAdam, and with a copy of each that is inert in a way in which published c
 the coefficient is always 0.5; the average norm is forgotten at every step; the whitened
 gradient is not the one that is used. The loss falls with all six. The monitor compares
 each update with the one that the base optimizer would have made in its place: the angle
-between the two, and the ratio of their lengths.
+between the two, and the ratio of their lengths. It finds the copies dead, and of the
+three it finds AngularGrad barely alive: at 0.88 times the learning rate its base would
+do nearly the same.
 """
 
 import sys
@@ -92,6 +94,14 @@ def monitored(optimizer, images, labels, epochs):
     return monitor, history.history["loss"][-1]
 
 
+def in_short(verdict):
+    """The verdict, in a few words."""
+    if verdict.degree == "barely alive":
+        near = f"within {100 * verdict.distance:.2g} % of a factor {verdict.factor:.4g}"
+        return f"barely alive, {near}"
+    return "DEAD" if verdict.degree == "dead" else verdict.degree
+
+
 def draw(found):
     """Angle and ratio of lengths over the steps, a row for each pair."""
     figure = Figure(figsize=(10, 8), layout="constrained")
@@ -103,14 +113,13 @@ def draw(found):
         ):
             for cls, style, color in ((real, "-", "#0072B2"), (inert, "--", "#D55E00")):
                 monitor, _ = found[cls.__name__]
-                state = "alive" if monitor.alive else "DEAD"
                 axis.plot(
                     *monitor.series(quantity), style, color=color,
-                    label=f"{cls.__name__}: {state}",
+                    label=f"{cls.__name__}: {in_short(monitor.verdict)}",
                 )  # fmt: skip
             axis.set(xlabel="step", ylabel=label)
             axis.grid(alpha=0.25)
-            axis.legend(fontsize=8)
+        axis.legend(fontsize=8)  # of both
     figure.suptitle(
         "Six optimizers whose loss falls; three of them do nothing new\n"
         "Each update of the whole model, to that of the base optimizer in its place"

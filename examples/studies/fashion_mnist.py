@@ -18,7 +18,6 @@ Leaves `runs.csv` (every epoch of every run), `study.json` (commands, versions) 
 import argparse
 import concurrent.futures
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -26,6 +25,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import flags
+from run_files import RunError, read_json, replacing, write_json
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 NETWORKS = {"resnet20": "ResNet-20", "densenet22": "DenseNet-22, k = 8"}
@@ -56,11 +60,13 @@ def run(task):
         folder.mkdir(parents=True, exist_ok=True)
         one_core = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         with open(folder / "log.txt", "a") as log:
-            subprocess.run(
-                command(*task), check=True, stdout=log, stderr=log,
+            subprocess.run(  # of which one that diverges fails, with results
+                command(*task), check=False, stdout=log, stderr=log,
                 env={**os.environ, **one_core, "KERAS_BACKEND": "tensorflow"},
             )  # fmt: skip
-    return json.loads((folder / "run.json").read_text())
+        if not (folder / "run.json").exists():
+            raise RunError(f"{folder} has no results; its log.txt says why")
+    return read_json(folder / "run.json")
 
 
 def run_all(tasks, workers, title):
@@ -104,7 +110,8 @@ def tuned_rates(runs, workers):
             index = int(task[-1].rsplit(f"{task[1]}-", 1)[1])
             value = result["metrics"]["last_val_loss"]
             tried = loss.setdefault(task[:2], {})
-            tried[index] = value if np.isfinite(value) else np.inf
+            diverged = value is None or not np.isfinite(value)
+            tried[index] = np.inf if diverged else value
         for key, tried in loss.items():
             index = min(tried, key=lambda i: (tried[i], i))  # the lowest if all diverge
             best[key] = half_decade(index)
@@ -124,7 +131,7 @@ def collect(runs, results):
     for folder in sorted(runs.iterdir()):
         if not (folder / "run.json").exists():
             continue
-        written = json.loads((folder / "run.json").read_text())
+        written = read_json(folder / "run.json")
         stage, network, optimizer = folder.name.split("-")[:3]
         seconds += written["seconds"]
         versions = written["versions"]
@@ -142,7 +149,9 @@ def collect(runs, results):
                         **epoch,
                     }
                 )
-    with open(results / "runs.csv", "w", newline="") as file:
+    if not rows:
+        raise RunError(f"there are no finished runs in {runs}")
+    with replacing(results / "runs.csv") as new, open(new, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -153,7 +162,7 @@ def collect(runs, results):
         "commits": sorted(commits),
         "versions": versions,
     }
-    (results / "study.json").write_text(json.dumps(study, indent=2) + "\n")
+    write_json(results / "study.json", study)
     return [row for row in rows if row["stage"] == "study"]
 
 
@@ -234,26 +243,36 @@ def main(arguments=None):
     make = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    make.add_argument("--runs", type=Path, default=Path("runs/fashion_mnist"))
+    make.add_argument("--runs", type=flags.folder, default=Path("runs/fashion_mnist"))
     make.add_argument(
-        "--results", type=Path, default=Path("docs/studies/fashion_mnist")
+        "--results", type=flags.folder, default=Path("docs/studies/fashion_mnist")
     )
-    make.add_argument("--workers", type=int, default=2, help="runs at the same time")
+    make.add_argument(
+        "--workers", type=flags.COUNT, default=2, help="runs at the same time"
+    )
     make.add_argument("--collect", action="store_true", help="train nothing")
     args = make.parse_args(arguments)
-    if not args.collect:
-        rates = tuned_rates(args.runs, args.workers)
-        tasks = [
-            (n, o, rate, (*STUDY, "--seed", str(seed)), str(args.runs / name))
-            for seed in SEEDS
-            for (n, o), rate in rates.items()
-            for name in [f"study-{n}-{o}-{seed}"]
-        ]
-        run_all(tasks, args.workers, "study")
-    rows = collect(args.runs, args.results)
+    try:
+        if not args.collect:
+            run_study(args)
+        rows = collect(args.runs, args.results)
+    except (RunError, OSError) as error:
+        make.exit(2, f"{make.prog}: error: {error}\n")
     if rows:
         plot(rows, args.results / "curves.png")
         print(table(rows))
+
+
+def run_study(args):
+    """Searches the rates, then trains with them."""
+    rates = tuned_rates(args.runs, args.workers)
+    tasks = [
+        (n, o, rate, (*STUDY, "--seed", str(seed)), str(args.runs / name))
+        for seed in SEEDS
+        for (n, o), rate in rates.items()
+        for name in [f"study-{n}-{o}-{seed}"]
+    ]
+    run_all(tasks, args.workers, "study")
 
 
 if __name__ == "__main__":
