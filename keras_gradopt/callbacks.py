@@ -49,7 +49,7 @@ class GradientMonitor(keras.callbacks.Callback):
     - `effect_angle` (radians) and `effect_scale`: how the update differs in direction
       and length from the update that the same optimizer would have made in this step,
       from the same state, had all its transforms done nothing. NaN where the update
-      belongs to Keras (`WGDSGD`, `Transformed` over Keras' optimizers), for which only
+      belongs to Keras (`Transformed` over Keras' optimizers), for which only
       the transforms are measured.
 
     AdaNorm's correction and the activation of GAFSGD's velocity count as transforms.

@@ -12,7 +12,7 @@ from keras import ops
 from keras_gradopt.equations import Tensor, l2_norm, wide_dtype
 from keras_gradopt.optimizers.compilation import StepFunctions
 from keras_gradopt.optimizers.pipeline import Update, dense, read
-from keras_gradopt.optimizers.transformed import Transformed, update_one_by_one
+from keras_gradopt.optimizers.transformed import update_one_by_one
 from keras_gradopt.summaries import OF_TRANSFORM, OF_UPDATE
 
 
@@ -108,8 +108,7 @@ class Probe:
 
     def __init__(self, optimizer: Any, every: int, model: keras.Model) -> None:
         self._outer, self._every = optimizer, every
-        wraps = isinstance(optimizer, Transformed)
-        self._optimizer = optimizer.inner_optimizer if wraps else optimizer
+        self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         self._pipelines = getattr(optimizer, "pipelines", [])
         transforms = [t for p in self._pipelines for t in p.transforms]
         self.labels = _labels([type(t).__name__ for t in transforms])

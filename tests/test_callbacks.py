@@ -877,7 +877,8 @@ def test_half_precision_is_not_called_dead():
 @pytest.mark.slow
 def test_verdict_where_the_update_is_of_keras():
     monitor, lines = GradientMonitor(1), []
-    trained(keras_gradopt.WGDSGD(), [monitor])
+    sgd = keras.optimizers.SGD(momentum=0.9)
+    trained(keras_gradopt.Transformed(sgd, [transforms.Whiten()]), [monitor])
     monitor.summary(lines.append)
     assert monitor.alive is True
     assert lines[-1].endswith("(whether the update uses it was not seen)")

@@ -36,23 +36,22 @@ class ConstantFriction(transforms.AngularFriction):
     """The coefficient is 0.5, whatever the angle: Adam at half the learning rate."""
 
     def apply(self, gradient, slots, context):
-        result = super().apply(gradient, slots, plan)
+        result = super().apply(gradient, slots, context)
         return result._replace(coefficient=0.5 * ops.ones_like(gradient))
 
 
-class InertAngularGrad(keras_gradopt.AngularGrad):
+class InertAngularGrad(keras_gradopt.AdamCore):
     """AngularGrad with a constant coefficient."""
 
     def __init__(self, learning_rate=0.001):
-        super().__init__(learning_rate)
-        self._run_last(ConstantFriction())
+        super().__init__(learning_rate, transforms=[ConstantFriction()])
 
 
 class ForgetfulCorrection(transforms.CorrectNorm):
     """The average norm begins at 0 at every step, and so is never above the norm."""
 
     def apply(self, gradient, slots, context):
-        return super().apply(gradient, [ops.zeros_like(slots[0])], plan)
+        return super().apply(gradient, [ops.zeros_like(slots[0])], context)
 
 
 class InertRAdamNorm(keras_gradopt.RAdamNorm):
@@ -60,16 +59,16 @@ class InertRAdamNorm(keras_gradopt.RAdamNorm):
 
     def __init__(self, learning_rate=0.001):
         super().__init__(learning_rate)
-        self._correction.transforms = (ForgetfulCorrection(),)
+        self.pipelines[-1].transforms = (ForgetfulCorrection(),)
 
 
 class InertWGDAdam(keras_gradopt.WGDAdam):
     """Its transform whitens; its update takes the gradient as it was."""
 
-    def update_step(self, gradient, variable, learning_rate, before=()):
-        self._pipeline.bypassed = True
-        super().update_step(gradient, variable, learning_rate, before)
-        self._pipeline.bypassed = False
+    def update_step(self, gradient, variable, learning_rate):
+        self.pipelines[0].bypassed = True
+        super().update_step(gradient, variable, learning_rate)
+        self.pipelines[0].bypassed = False
 
 
 PAIRS = [
