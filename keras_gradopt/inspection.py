@@ -34,9 +34,9 @@ def inspect(
     >>> optimizer.build([keras.Variable([[1.0, 2.0]]), keras.Variable([1.0, 2.0])])
     >>> keras_gradopt.inspect(optimizer)  # doctest: +ELLIPSIS
     <AngularGrad: gradient -> AngularFriction(...) -> Adam(...)>
-    slot                                  tensors  entries  dtype    bytes
-    momentum                                    2        4  float32  16 B
-    velocity                                    2        4  float32  16 B
+    slot                                tensors  entries  dtype    bytes
+    momentum                                  2        4  float32  16 B
+    velocity                                  2        4  float32  16 B
     angular_friction_previous_gradient        2        4  float32  16 B
     angular_friction_previous_ratio           2        4  float32  16 B
     total: 64 B, 16.0 bytes for each of 4 parameters

@@ -76,6 +76,19 @@ class Context(NamedTuple):
         value: of the variable, in the gradient's shape and dtype.
         step: the number of this step, a scalar that counts from 1.
         learning_rate: a scalar; after a friction, of the variable's shape.
+
+    Example:
+
+    >>> import keras, keras_gradopt
+    >>> from keras_gradopt.transforms import Result, Transform
+    >>> class Decay(Transform):  # L2 regularization of 0.1, in the gradient
+    ...     def apply(self, gradient, slots, context):
+    ...         return Result(gradient + 0.1 * context.value)
+    >>> optimizer = keras_gradopt.SGDCore(1.0, transforms=[Decay()])
+    >>> weight = keras.Variable([10.0])
+    >>> optimizer.apply([keras.ops.zeros(1)], [weight])
+    >>> float(weight[0])
+    9.0
     """
 
     plan: Any

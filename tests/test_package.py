@@ -62,7 +62,7 @@ def test_star_import_shadows_nothing_of_the_standard_library():
 def test_public_class_has_a_docstring(name):
     documented = PUBLIC[name].__doc__ or ""
     arguments = set(inspect.signature(PUBLIC[name]).parameters) - {"keywords"}
-    if name not in ("Slot", "Result", "Transform", "ActivationAdvice"):
+    if name not in ("Slot", "Result", "Context", "Transform", "ActivationAdvice"):
         assert ">>>" in documented, "no example"
         of_no_paper = ("Transformed", "GradientMonitor", "inspect")
         assert "Reference:" in documented or name in of_no_paper
