@@ -95,10 +95,10 @@ class AdamCore(BaseOptimizer):
     ) -> tuple[Tensor, list[Tensor]]:
         """Adam's step, from `second_moment` and `direction`."""
         m, v, *others = slots
-        gradient = corrected = equations.squarable(gradient)
-        for correct in parts:
-            corrected = equations.squarable(correct(gradient))
-        first, second = self.moment_gradients(gradient, corrected)
+        # the norm is of the gradient as it is, or its bounded form would be stored
+        corrected = [equations.squarable(correct(gradient)) for correct in parts]
+        gradient = equations.squarable(gradient)
+        first, second = self.moment_gradients(gradient, *(corrected or [gradient]))
         m = equations.moving_average(m, first, self.beta_1)
         v, others = self.second_moment(v, second, m, scalars, others)
         change = -learning_rate * self.direction(m, v, first, scalars)
