@@ -84,6 +84,8 @@ def test_learning_rate_of_callbacks(name):
     )
     fit(model, 3, callbacks=[plateau])
     assert float(model.optimizer.learning_rate) < 0.005
+    if "SGD" in name:
+        return  # its momentum goes on at rate 0
     model.optimizer.learning_rate = 0.0
     before = weights_of(model)
     fit(model)

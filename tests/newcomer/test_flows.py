@@ -167,7 +167,9 @@ def trained_gan(name):
     gan = keras.Sequential([keras.Input((2,)), generator, discriminator], name="gan")
     gan.compile(MAKE[name](), loss="binary_crossentropy")
     for _ in range(2):
+        discriminator.trainable = True  # JAX reads it at every step
         discriminator.train_on_batch(examples, labels)
+        discriminator.trainable = False
         gan.train_on_batch(noise, np.ones((16, 1)))
     return gan, discriminator
 
