@@ -206,6 +206,8 @@ def test_two_jax_processes_train_as_one(data_dir, tmp_path):
         *QUICK,
         "--limit",
         129,
+        "--steps-per-epoch",
+        2,  # few: each adds to the rounding
         "--strategy",
         "data-parallel",
         "--data-dir",
