@@ -12,7 +12,7 @@ import numpy as np
 import keras_gradopt
 
 MONITOR, OPTIMIZER, MODEL = sys.argv[1:]
-WARM, FITS = 3, 5
+WARM, FITS = 2, 4
 
 
 def resident():
