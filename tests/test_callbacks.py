@@ -70,6 +70,7 @@ def trained(optimizer, callbacks=(), epochs=1, model=None, **keywords):
     return model, history
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "name", ["AngularGrad", *slow("RAdamNorm", "GAFSGD", "WGDSGD")]
 )
@@ -141,6 +142,7 @@ def test_groups_add_up():
         assert whole["cosine"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_what_transforms_did():
     """Whitening removes what the mean kernel has; friction is within its bounds."""
     monitor = GradientMonitor(1, "layer")
@@ -181,6 +183,7 @@ def test_ours_are_alive(name):
     assert "alive" in lines[-1] and "DEAD" not in "".join(lines)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "inert",
     [
@@ -208,6 +211,7 @@ def test_inert_copies_are_dead(inert):
         assert "IS the one without transforms" in lines[-2]
 
 
+@pytest.mark.slow_on_jax
 def test_history_csv_tensorboard_and_plot(tmp_path):
     pytest.importorskip("matplotlib")
     path, logs = tmp_path / "records.csv", tmp_path / "logs"
@@ -304,6 +308,7 @@ def test_inside_wrappers(make):
         assert all(row["gradient_l2"] < 0.1 * 2.001 for row in monitor.records)
 
 
+@pytest.mark.slow_on_jax
 def test_accumulation_measures_the_accumulated_gradient():
     """The mean of two batches; not that of the last batch."""
     monitor = GradientMonitor(1, "model")
@@ -321,6 +326,7 @@ def test_accumulation_measures_the_accumulated_gradient():
     assert row["gradient_l2"] == pytest.approx(length, rel=1e-4)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("before", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_accumulation_over_epochs(before):
     """Windows that end in another epoch, or began in another `fit`, are whole."""
@@ -514,6 +520,7 @@ def test_steps_between_samples_are_left_alone(monkeypatch):
     assert len(prepared) == 2 * 4  # steps 1 and 5, four variables
 
 
+@pytest.mark.slow_on_jax
 def test_history_of_epochs_without_a_sample():
     """NaN, so that all columns are as long as there are epochs."""
     _, history = trained(keras_gradopt.AngularGrad(), [GradientMonitor(10)], epochs=3)
@@ -583,6 +590,7 @@ class Slope(keras.layers.Layer):
         return ops.sum(self.w) * self.scale + 0 * x
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 0.0])
 def test_huge_and_zero_gradients(scale):
     """Norms neither overflow nor underflow; a zero gradient has no direction."""

@@ -17,6 +17,8 @@ import workloads
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+pytestmark = pytest.mark.backend_independent
+
 
 @pytest.mark.parametrize(
     ("best", "tried"), [(1e-2, 6), (3e-4, 7), (1e-4, 8), (1e-1, 7), (1.0, 9)]

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("tensorflow_datasets")
+
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from datasets import (
@@ -24,6 +27,8 @@ from datasets import (
     validation_batches,
 )
 from datasets.preprocessing import DRAWS
+
+pytestmark = pytest.mark.backend_independent
 
 SEED = 7
 

@@ -10,6 +10,8 @@ from table import ALL
 
 import keras_gradopt
 
+pytestmark = pytest.mark.oldest
+
 FORMATS = Path(__file__).parent / "formats"
 FILES = sorted(FORMATS.glob("*/*.keras"))
 

@@ -19,6 +19,8 @@ from running import BACKEND
 import keras_gradopt
 from keras_gradopt.arguments import OptimizerKeywords
 
+pytestmark = pytest.mark.backend_independent
+
 ROOT = Path(__file__).parent.parent
 MODULES = ["keras_gradopt"] + [
     module.name

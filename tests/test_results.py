@@ -22,6 +22,8 @@ from datasets import PREPROCESSINGS
 from matplotlib.figure import Figure
 from PIL import Image
 
+pytestmark = pytest.mark.backend_independent
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -131,7 +131,9 @@ def steps_on(model, only=None, steps=3):
     both have (`only`), however these are ordered, and are compared bit by bit.
     Gradients are large at first, so that a state that is lost or mixed up shows.
     """
-    weights = [w for w in model.trainable_variables if not only or short(w.path) in only]
+    weights = [
+        w for w in model.trainable_variables if not only or short(w.path) in only
+    ]
     for step in range(steps):
         grads = [ops.convert_to_tensor(_gradient(weight, step)) for weight in weights]
         model.optimizer.apply(grads, weights)

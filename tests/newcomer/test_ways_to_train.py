@@ -20,7 +20,6 @@ from scenarios import (
     fit,
     layer,
     of,
-    ours,
     reload,
     stack,
     state,
