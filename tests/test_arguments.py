@@ -12,7 +12,7 @@ import keras_gradopt as kg
 from keras_gradopt import arguments
 from keras_gradopt import transforms as kt
 
-pytestmark = [pytest.mark.backend_independent, pytest.mark.oldest]
+pytestmark = [pytest.mark.backend_independent, pytest.mark.oldest, pytest.mark.quick]
 
 NAN = float("nan")
 BASE = {  # argument -> wrong values

@@ -9,7 +9,7 @@ from running import BACKEND
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.oldest
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 
 
 class Fails(kt.Transform):

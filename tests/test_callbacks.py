@@ -10,6 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+
+pytest.importorskip("matplotlib")
+
 from figures.alive import (
     ConstantFriction,
     InertAngularGrad,

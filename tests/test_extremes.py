@@ -10,7 +10,7 @@ from table import ALL, OPTIMIZERS
 import keras_gradopt as kg
 from keras_gradopt import equations
 
-pytestmark = pytest.mark.oldest
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 
 ADAPTIVE = [name for name in OPTIMIZERS if "SGD" not in name]
 LARGEST = float(np.finfo("float32").max)

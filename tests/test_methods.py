@@ -23,7 +23,7 @@ from table import CASES, OPTIMIZERS, PIPELINES, case_id
 
 import keras_gradopt
 
-pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.oldest]
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.oldest, pytest.mark.quick]
 
 by_name = pytest.mark.parametrize("name", OPTIMIZERS)
 

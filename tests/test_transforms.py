@@ -13,7 +13,7 @@ import keras_gradopt as kg
 from keras_gradopt import equations
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.oldest
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 
 IDENTITIES = [name for name, row in OPTIMIZERS.items() if row.identity]
 
