@@ -176,12 +176,12 @@ class DifferenceFriction(Transform):
     def __init__(self, history_dtype: str | None = None) -> None:
         self.history_dtype = _history_dtype(history_dtype)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
         (previous,) = slots
         coefficient = equations.difference_friction(gradient, previous)
         return Result(gradient, coefficient, [gradient])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"history_dtype": self.history_dtype}
 
 
@@ -236,7 +236,7 @@ class AngularFriction(Transform):
             raise arguments.refuse("lambda_2", lambda_2, "above 0 when lambda_1 is 0")
         self.history_dtype = _history_dtype(history_dtype)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
         previous, previous_ratio = slots
         ratio = equations.angular_ratio(gradient, previous)
         coefficient = equations.angular_friction(
@@ -244,7 +244,7 @@ class AngularFriction(Transform):
         )
         return Result(gradient, coefficient, [gradient, ratio])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "angle": self.angle,
             "lambda_1": self.lambda_1,
@@ -288,12 +288,12 @@ class CorrectNorm(Transform):
     def __init__(self, gamma: float = 0.95) -> None:
         self.gamma = arguments.decay_rate("gamma", gamma)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
         (average,) = slots
         gradient, average = equations.norm_correction(gradient, average, self.gamma)
         return Result(gradient, slots=[average])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"gamma": self.gamma}
 
 
@@ -320,7 +320,7 @@ class ScaleByL1Norm(Transform):
         Zhang et al., AdaL, Algorithm 1.
     """
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
         return Result(equations.l1_scaling(gradient))
 
 
@@ -363,10 +363,10 @@ class Activate(Transform):
         """The activation function itself, for a tensor of any shape."""
         return equations.gradient_activation(x, self.activation, self.alpha, self.beta)
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
         return Result(self(gradient))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"activation": self.activation, "alpha": self.alpha, "beta": self.beta}
 
 
@@ -431,7 +431,7 @@ class Whiten(Transform):
         )
         self.kernel_axes = _kernel_axes(kernel_axes)
 
-    def plan(self, variables):
+    def plan(self, variables: Sequence[keras.Variable]) -> list[Any]:
         plans = []
         for variable, axes in zip(
             variables, convolutions.kernel_axes(variables, self.kernel_axes)
@@ -450,10 +450,10 @@ class Whiten(Transform):
             )
         return plans
 
-    def apply(self, gradient, slots, plan):
+    def apply(self, gradient: Tensor, slots: Sequence[Tensor], plan: Any) -> Result:
         return Result(gradient if plan is None else equations.whiten(gradient, plan))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         given = {"kernel_axes": self.kernel_axes} if self.kernel_axes else {}
         return {"mean_over": self.mean_over, **given}
 
