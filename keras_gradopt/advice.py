@@ -172,10 +172,10 @@ def recommend_activation(
 
 def _maximal_gradients(model, x, y, steps, batch_size, seed):
     random = np.random.default_rng(seed)
-    need, order = steps * batch_size, []
-    while len(order) < need:
-        order.extend(random.permutation(len(x)))
-    order = np.array(order[:need])
+    need, drawn = steps * batch_size, np.empty(0, int)
+    while len(drawn) < need:
+        drawn = np.append(drawn, random.permutation(len(x)))
+    order = drawn[:need]
     monitor = GradientMonitor(every=1, group_by="model")
     model.fit(
         x[order], y[order], batch_size, shuffle=False, verbose=0, callbacks=[monitor]

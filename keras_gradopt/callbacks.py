@@ -443,7 +443,7 @@ class GradientMonitor(keras.callbacks.Callback):
             self._of_epoch.append(self._seen.add(paths, values, sizes, rounding))
             groups: dict[str, list[int]] = {}
             measured = np.flatnonzero(values[:, 0])  # they have a gradient
-            for index in measured:
+            for index in measured.tolist():
                 groups.setdefault(self._group(paths[index]), []).append(index)
             rows = [
                 {"step": step, "group": group}
@@ -461,7 +461,8 @@ class GradientMonitor(keras.callbacks.Callback):
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.csv_path:
-            before = [] if self.records else self._written_before(rows[0]["step"])
+            first = rows[0]["step"]
+            before = [] if self.records else self._written_before(self.csv_path, first)
             fields = ["step", "group", *recorded_names(self._labels)]
             with open(self.csv_path, "a" if self.records else "w", newline="") as file:
                 writer = csv.DictWriter(file, fields, lineterminator="\n")
@@ -477,12 +478,12 @@ class GradientMonitor(keras.callbacks.Callback):
                         title = f"{row['group']}/{name}"
                         tf.summary.scalar(title, row[name], step=row["step"])
 
-    def _written_before(self, step: int) -> list[dict[str, Any]]:
+    def _written_before(self, path: Path, step: int) -> list[dict[str, Any]]:
         """What an interrupted run wrote of the steps before this one."""
-        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.csv_path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
             return []
-        with open(self.csv_path, newline="") as file:
+        with open(path, newline="") as file:
             return [row for row in csv.DictReader(file) if int(row["step"]) < step]
 
 

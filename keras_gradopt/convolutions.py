@@ -60,6 +60,7 @@ def kernel_axes(
         UserWarning: of variables of rank 3 or more whose layer is not found, or is of a
             class that Keras does not know.
     """
+    given = given or {}
     owners = _owners([v for v in variables if len(v.shape) > 2])
     found: list[tuple[int, ...] | None] = []
     guessed, unknown = [], []
@@ -68,7 +69,7 @@ def kernel_axes(
         rank = len(variable.shape)
         path = getattr(variable, "path", variable.name)
         owner = owners.get(id(variable))
-        ends = [end for end in given or {} if f"/{path}".endswith(f"/{end}")]
+        ends = [end for end in given if f"/{path}".endswith(f"/{end}")]
         if ends:
             axes = given[ends[0]]
             left.pop(ends[0], None)

@@ -74,10 +74,10 @@ def inspect(
         for (kind, dtype), (tensors, entries, size) in rows.items()
     ]
     widths = [max(map(len, column)) for column in zip(*table)]
-    for row in table:
+    for line in table:
         cells = [
             cell.rjust(width) if i in (1, 2) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
+            for i, (cell, width) in enumerate(zip(line, widths))
         ]
         print_fn("  ".join(cells).rstrip())
     total = sum(size for _, _, size in rows.values())

@@ -194,15 +194,15 @@ class Probe:
                 update_step(gradient, variable, learning_rate)
                 return
             update = self._prepare(gradient, variable, learning_rate)
-            tensors = *read([variable]), update.arguments
+            (before,), of_update = read([variable]), update.arguments
             if keras.backend.backend() == "torch":  # where updates are in place
-                gradient, *tensors = keras.tree.map_structure(
-                    ops.copy, (gradient, *tensors)
+                gradient, before, of_update = keras.tree.map_structure(
+                    ops.copy, (gradient, before, of_update)
                 )
             update_step(gradient, variable, learning_rate)
             (after,) = read([variable])
             position = self._positions[self._index(variable)]
-            self._sample(due, position, update, gradient, *tensors, after)
+            self._sample(due, position, update, gradient, before, of_update, after)
 
         self._optimizer.apply = monitored_apply
         self._optimizer.update_step = monitored_update_step

@@ -82,7 +82,9 @@ class Context(NamedTuple):
     >>> import keras, keras_gradopt
     >>> from keras_gradopt.transforms import Result, Transform
     >>> class Decay(Transform):  # L2 regularization of 0.1, in the gradient
-    ...     def apply(self, gradient, slots, context):
+    ...     def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
     ...         return Result(gradient + 0.1 * context.value)
     >>> optimizer = keras_gradopt.SGDCore(1.0, transforms=[Decay()])
     >>> weight = keras.Variable([10.0])
@@ -108,7 +110,9 @@ class Transform:
 
     >>> import keras, keras_gradopt
     >>> class Halve(keras_gradopt.transforms.Transform):
-    ...     def apply(self, gradient, slots, context):
+    ...     def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
     ...         return keras_gradopt.transforms.Result(0.5 * gradient)
     >>> optimizer = keras_gradopt.Transformed(keras.optimizers.SGD(1.0), [Halve()])
     >>> weight = keras.Variable([1.0])
@@ -210,12 +214,14 @@ class DifferenceFriction(Transform):
     def __init__(self, history_dtype: str | None = None) -> None:
         self.history_dtype = _history_dtype(history_dtype)
 
-    def apply(self, gradient, slots, context):
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         (previous,) = slots
         coefficient = equations.difference_friction(gradient, previous)
         return Result(gradient, coefficient, [gradient])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"history_dtype": self.history_dtype}
 
 
@@ -270,7 +276,9 @@ class AngularFriction(Transform):
             raise arguments.refuse("lambda_2", lambda_2, "above 0 when lambda_1 is 0")
         self.history_dtype = _history_dtype(history_dtype)
 
-    def apply(self, gradient, slots, context):
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         previous, previous_ratio = slots
         ratio = equations.angular_ratio(gradient, previous)
         coefficient = equations.angular_friction(
@@ -278,7 +286,7 @@ class AngularFriction(Transform):
         )
         return Result(gradient, coefficient, [gradient, ratio])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "angle": self.angle,
             "lambda_1": self.lambda_1,
@@ -322,12 +330,14 @@ class CorrectNorm(Transform):
     def __init__(self, gamma: float = 0.95) -> None:
         self.gamma = arguments.decay_rate("gamma", gamma)
 
-    def apply(self, gradient, slots, context):
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         (average,) = slots
         gradient, average = equations.norm_correction(gradient, average, self.gamma)
         return Result(gradient, slots=[average])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"gamma": self.gamma}
 
 
@@ -354,7 +364,9 @@ class ScaleByL1Norm(Transform):
         Zhang et al., AdaL, Algorithm 1.
     """
 
-    def apply(self, gradient, slots, context):
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         return Result(equations.l1_scaling(gradient))
 
 
@@ -397,10 +409,12 @@ class Activate(Transform):
         """The activation function itself, for a tensor of any shape."""
         return equations.gradient_activation(x, self.activation, self.alpha, self.beta)
 
-    def apply(self, gradient, slots, context):
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         return Result(self(gradient))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"activation": self.activation, "alpha": self.alpha, "beta": self.beta}
 
 
@@ -465,7 +479,7 @@ class Whiten(Transform):
         )
         self.kernel_axes = _kernel_axes(kernel_axes)
 
-    def plan(self, variables):
+    def plan(self, variables: Sequence[keras.Variable]) -> list[Any]:
         plans = []
         for variable, axes in zip(
             variables, convolutions.kernel_axes(variables, self.kernel_axes)
@@ -484,11 +498,13 @@ class Whiten(Transform):
             )
         return plans
 
-    def apply(self, gradient, slots, context):
+    def apply(
+        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
+    ) -> Result:
         axes = context.plan
         return Result(gradient if axes is None else equations.whiten(gradient, axes))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         given = {"kernel_axes": self.kernel_axes} if self.kernel_axes else {}
         return {"mean_over": self.mean_over, **given}
 

@@ -9,20 +9,13 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # float64 twins on JAX
 
 import keras
 import pytest
+from running import BACKEND, module_marks
 
-if keras.backend.backend() != "tensorflow":  # these do not depend on the backend
-    collect_ignore = [
-        "test_arguments.py",
-        "test_claims.py",
-        "test_compare.py",
-        "test_datasets.py",
-        "test_examples.py",
-        "test_figures.py",
-        "test_models.py",
-        "test_package.py",
-        "test_results.py",
-        "test_studies.py",
-    ]
+
+def pytest_ignore_collect(collection_path):
+    """What does not depend on the backend is not even imported on the others."""
+    if BACKEND != "tensorflow" and collection_path.match("test_*.py"):
+        return "backend_independent" in module_marks(collection_path) or None
 
 
 @pytest.fixture
@@ -40,44 +33,19 @@ def seeded():
     keras.utils.set_random_seed(20260101)
 
 
-# Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder
-
-
-# On JAX each of these compiles for a second or more; they are slow tests there.
-SLOW_ON_JAX = {
-    "test_accumulation_measures_the_accumulated_gradient",
-    "test_accumulation_over_epochs",
-    "test_differs_on_every_tensor_it_acts_on",
-    "test_examples_run",
-    "test_extreme_gradients_give_nan_only_where_adam_has_it",
-    "test_growth_decides_the_product",
-    "test_history_csv_tensorboard_and_plot",
-    "test_history_of_epochs_without_a_sample",
-    "test_inert_copies_are_dead",
-    "test_huge_and_zero_gradients",
-    "test_opposite_gradients_go_the_opposite_way",
-    "test_order_of_entries_does_not_matter",
-    "test_reduces_to_base",
-    "test_reloads_in_a_new_process_and_goes_on_bit_identically",
-    "test_training_is_the_same_with_and_without",
-    "test_what_transforms_did",
-    "test_whitening_knows_the_layout_of_every_layer",
-}
-
-
 @pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items):
     from table import ALL
 
-    on_jax = keras.backend.backend() == "jax"
     for item in items:
-        if on_jax and item.originalname in SLOW_ON_JAX:
+        if BACKEND == "jax" and item.get_closest_marker("slow_on_jax"):
             item.add_marker("slow")
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         name = parameters.get("name")
         item.user_properties.append(("optimizer", name if name in ALL else None))
 
 
+# Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder
 OUTCOMES = []
 
 
@@ -101,8 +69,7 @@ def pytest_sessionfinish(session):
         return
     from table import ALL
 
-    backend = keras.backend.backend()
-    number = len(list(Path(folder).glob(f"{backend}-*.json")))
-    run = {"backend": backend, "optimizers": list(ALL), "tests": OUTCOMES}
+    number = len(list(Path(folder).glob(f"{BACKEND}-*.json")))
+    run = {"backend": BACKEND, "optimizers": list(ALL), "tests": OUTCOMES}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, f"{backend}-{number}.json").write_text(json.dumps(run, indent=1))
+    Path(folder, f"{BACKEND}-{number}.json").write_text(json.dumps(run, indent=1))

@@ -4,6 +4,7 @@
 the same with `KERAS_GRADOPT_JIT_COMPILE=0`; "xla" compiles the whole.
 """
 
+import ast
 import json
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,17 @@ MODE = {"tensorflow": "uncompiled", "jax": "xla", "torch": "eager"}[BACKEND]
 EVERY_MODE = [
     pytest.param(mode, marks=[] if mode == MODE else pytest.mark.slow) for mode in MODES
 ]
+
+
+def module_marks(path):
+    """The names in a module's `pytestmark`, read from its text without importing it."""
+    return {
+        node.attr
+        for statement in ast.parse(path.read_text()).body
+        if ast.unparse(statement).startswith("pytestmark = ")
+        for node in ast.walk(statement.value)
+        if isinstance(node, ast.Attribute)
+    }
 
 
 @cache

@@ -166,7 +166,7 @@ def read(folder):
     """{test: {backend: {optimizer or None: [outcome]}}}, and Keras' own tests."""
     results = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     keras_tests = defaultdict(dict)
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(Path(folder).rglob("*.json")):
         run = json.loads(path.read_text())
         for entry in run["tests"]:
             where = RUNS_ON.get(entry["test"], run["backend"])
@@ -324,7 +324,7 @@ def main():
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     results, keras_tests = read(args.folder)
-    optimizers = json.loads(next(args.folder.glob("*.json")).read_text())["optimizers"]
+    optimizers = json.loads(next(args.folder.rglob("*.json")).read_text())["optimizers"]
     text = render(results, keras_tests, optimizers)
     if not args.check:
         DOCUMENT.write_text(text)

@@ -39,6 +39,7 @@ X = np.zeros((16, 1), "float32")
 QUICK = {"batch_size": 8, "directions": 1}
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     ("power", "product"),
     [(1.0, 0.5), *(pytest.param(p, 2, marks=pytest.mark.slow) for p in (2.0, 4.0))],

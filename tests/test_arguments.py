@@ -12,6 +12,8 @@ import keras_gradopt as kg
 from keras_gradopt import arguments
 from keras_gradopt import transforms as kt
 
+pytestmark = [pytest.mark.backend_independent, pytest.mark.oldest, pytest.mark.quick]
+
 NAN = float("nan")
 BASE = {  # argument -> wrong values
     "learning_rate": ["fast", -0.1, NAN, float("inf"), None],

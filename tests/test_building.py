@@ -9,6 +9,8 @@ from running import BACKEND
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
+
 
 class Fails(kt.Transform):
     """A transform whose plan fails the first time, or always."""

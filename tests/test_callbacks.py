@@ -76,6 +76,7 @@ def trained(optimizer, callbacks=(), epochs=1, model=None, **keywords):
     return model, history
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "name", ["AngularGrad", *slow("RAdamNorm", "GAFSGD", "WGDSGD")]
 )
@@ -147,6 +148,7 @@ def test_groups_add_up():
         assert whole["cosine"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow_on_jax
 def test_what_transforms_did():
     """Whitening removes what the mean kernel has; friction is within its bounds."""
     monitor = GradientMonitor(1, "layer")
@@ -187,6 +189,7 @@ def test_ours_are_alive(name):
     assert "alive" in lines[-1] and "DEAD" not in "".join(lines)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "inert",
     [
@@ -764,6 +767,7 @@ def test_inside_wrappers(make):
         assert all(row["gradient_l2"] < 0.1 * 2.001 for row in monitor.records)
 
 
+@pytest.mark.slow_on_jax
 def test_accumulation_measures_the_accumulated_gradient():
     """The mean of two batches; not that of the last batch."""
     monitor = GradientMonitor(1, "model")
@@ -781,6 +785,7 @@ def test_accumulation_measures_the_accumulated_gradient():
     assert row["gradient_l2"] == pytest.approx(length, rel=1e-4)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("before", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_accumulation_over_epochs(before):
     """Windows that end in another epoch, or began in another `fit`, are whole."""
@@ -975,6 +980,7 @@ def test_steps_between_samples_are_left_alone(monkeypatch):
     assert len(prepared) == 2 * 4  # steps 1 and 5, four variables
 
 
+@pytest.mark.slow_on_jax
 def test_history_of_epochs_without_a_sample():
     """NaN, so that all columns are as long as there are epochs."""
     _, history = trained(keras_gradopt.AngularGrad(), [GradientMonitor(10)], epochs=3)
@@ -1044,6 +1050,7 @@ class Slope(keras.layers.Layer):
         return ops.sum(self.w) * self.scale + 0 * x
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 0.0])
 def test_huge_and_zero_gradients(scale):
     """Norms neither overflow nor underflow; a zero gradient has no direction."""

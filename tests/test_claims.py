@@ -11,6 +11,8 @@ import claims
 
 import keras_gradopt
 
+pytestmark = pytest.mark.backend_independent
+
 
 def test_regret_of_a_hand_computed_optimizer():
     """Costs are paid before the step: those of online SGD, in NumPy."""

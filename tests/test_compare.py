@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from run_files import alone_in
 
+pytestmark = pytest.mark.backend_independent
+
 
 @pytest.mark.parametrize(
     ("best", "tried"), [(1e-2, 6), (3e-4, 7), (1e-4, 8), (1e-1, 7), (1.0, 9)]

@@ -13,6 +13,8 @@ from keras import layers, ops
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
+
 
 class OwnConvolution(layers.Layer):
     """A convolution that Keras does not know."""

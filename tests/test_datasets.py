@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("tensorflow_datasets")
+
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from datasets import (
@@ -26,6 +29,8 @@ from datasets import (
 )
 from datasets.preprocessing import DRAWS
 from PIL import Image
+
+pytestmark = pytest.mark.backend_independent
 
 SEED = 7
 

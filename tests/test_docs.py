@@ -25,6 +25,7 @@ BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ARGUMENT = re.compile(r"^\| `(\w+)` \| `(.+?)` \|", re.MULTILINE)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize(
     "page", [ROOT / "README.md", *GUIDES, *METHODS], ids=lambda page: page.stem
 )

@@ -21,6 +21,8 @@ from test_distribution import finish, free_addresses
 
 import keras_gradopt
 
+pytestmark = pytest.mark.backend_independent
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -10,6 +10,8 @@ from table import ALL, OPTIMIZERS
 import keras_gradopt as kg
 from keras_gradopt import equations
 
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
+
 ADAPTIVE = [name for name in OPTIMIZERS if "SGD" not in name]
 LARGEST = float(np.finfo("float32").max)
 

@@ -23,7 +23,7 @@ from figures import (
     toy_functions,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 SCRIPTS = [
     coefficients,
     equivalent_surfaces,

@@ -10,6 +10,8 @@ from table import ALL
 
 import keras_gradopt
 
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
+
 FORMATS = Path(__file__).parent / "formats"
 FILES = sorted(FORMATS.glob("*/*.keras"))
 

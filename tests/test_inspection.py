@@ -6,6 +6,8 @@ import pytest
 
 import keras_gradopt
 
+pytestmark = pytest.mark.quick
+
 
 def printed(optimizer):
     lines = []

@@ -15,6 +15,8 @@ from keras import ops
 from running import BACKEND, MODES, numpy_values, stepper
 from table import ALL
 
+pytestmark = pytest.mark.oldest
+
 every_optimizer = pytest.mark.parametrize("name", ALL)
 
 STEPS = 6

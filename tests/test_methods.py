@@ -23,7 +23,7 @@ from table import CASES, OPTIMIZERS, PIPELINES, case_id
 
 import keras_gradopt
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.oldest, pytest.mark.quick]
 
 by_name = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -160,6 +160,7 @@ def test_is_not_inert(name):
             )
 
 
+@pytest.mark.slow_on_jax
 @by_name
 def test_differs_on_every_tensor_it_acts_on(name):
     """Not only somewhere: WGD on every kernel, all others on every tensor."""
@@ -171,6 +172,7 @@ def test_differs_on_every_tensor_it_acts_on(name):
         assert changed == (not name.startswith("WGD") or tensor in KERNEL_AXES), tensor
 
 
+@pytest.mark.slow_on_jax
 @by_name
 def test_reduces_to_base(name):
     optimizer, base, change = OPTIMIZERS[name].neutral()

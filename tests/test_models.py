@@ -18,6 +18,8 @@ from models.vgg import vgg_network
 
 import keras_gradopt
 
+pytestmark = pytest.mark.backend_independent
+
 HE = "He et al. 2015, Table 6: 0.27 and 0.85 million; exactly, in READMEs of ports"
 TORCHVISION = "torchvision, num_params of the network's weights"
 KUANGLIU = "kuangliu/pytorch-cifar, as counted in READMEs of its forks and ports"

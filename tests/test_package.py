@@ -17,7 +17,10 @@ import pytest
 from running import BACKEND
 
 import keras_gradopt
+from keras_gradopt import equations
 from keras_gradopt.arguments import OptimizerKeywords
+
+pytestmark = pytest.mark.backend_independent
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["keras_gradopt"] + [
@@ -86,6 +89,39 @@ def test_public_methods_have_docstrings(name):
     for attribute, value in vars(PUBLIC[name]).items():
         if inspect.isfunction(value) and not attribute.startswith("_"):
             assert inspect.getdoc(getattr(PUBLIC[name], attribute)), attribute
+
+
+def own_functions(value):
+    """A public function, or the public methods of a public class, all of ours."""
+    if inspect.isfunction(value):
+        yield value
+        return
+    for cls in value.__mro__:
+        for name, member in vars(cls).items():
+            member = getattr(member, "fget", getattr(member, "__func__", member))
+            public = name == "__init__" or not name.startswith("_")
+            if public and inspect.isfunction(member):
+                if member.__module__.startswith("keras_gradopt"):
+                    yield member
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*PUBLIC.values(), *filter(inspect.isfunction, vars(equations).values())],
+    ids=lambda value: value.__name__,
+)
+def test_public_functions_have_types(value):
+    """All of them, so that `py.typed` says the truth; mypy checks that they fit."""
+    for function in own_functions(value):
+        signature = inspect.signature(function)
+        untyped = [
+            name
+            for name, parameter in signature.parameters.items()
+            if parameter.annotation is parameter.empty and name not in ("self", "cls")
+        ]
+        if signature.return_annotation is signature.empty:
+            untyped.append("what it returns")
+        assert not untyped, f"{function.__qualname__}: {untyped}"
 
 
 @pytest.mark.parametrize("name", MODULES)

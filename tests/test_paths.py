@@ -9,6 +9,8 @@ from table import ALL
 import keras_gradopt as kg
 from keras_gradopt.optimizers.paths import matching
 
+pytestmark = pytest.mark.oldest
+
 
 @pytest.mark.parametrize(
     ("here", "saved", "expected"),

@@ -12,7 +12,7 @@ from running import EVERY_MODE, MODE, Variables, gradients, manifest, recorded, 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.oldest, pytest.mark.quick]
 
 CASE = {case["id"]: case for case in manifest()["cases"]}
 

@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from run_files import RunError
 
+pytestmark = pytest.mark.backend_independent
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -15,6 +15,8 @@ from table import ALL
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
+pytestmark = pytest.mark.oldest
+
 # All that the new process imports is keras_gradopt (and NumPy for the data).
 CONTINUE = """
 import sys
@@ -58,6 +60,7 @@ def state(model):
     return [keras.ops.convert_to_numpy(value) for value in values]
 
 
+@pytest.mark.slow_on_jax
 def test_reloads_in_a_new_process_and_goes_on_bit_identically(tmp_path):
     """All optimizers in one new process, as starting one is what takes time."""
     x, y = data()

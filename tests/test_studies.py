@@ -10,6 +10,8 @@ pytest.importorskip("matplotlib")
 
 from studies import fashion_mnist as study
 
+pytestmark = pytest.mark.backend_independent
+
 
 @pytest.mark.parametrize(
     ("best", "tried"),

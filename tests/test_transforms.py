@@ -13,6 +13,8 @@ import keras_gradopt as kg
 from keras_gradopt import equations
 from keras_gradopt import transforms as kt
 
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
+
 IDENTITIES = [name for name, row in OPTIMIZERS.items() if row.identity]
 
 
@@ -135,6 +137,7 @@ def test_tiny_gradients_are_multiplied_by_alpha_beta(activation, alpha, beta):
     assert large < 10
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", ALL)
 def test_opposite_gradients_go_the_opposite_way(name):
     there = trajectory(name, gradients())
@@ -156,6 +159,7 @@ def test_tensors_do_not_mix(name):
     np.testing.assert_array_equal(alone[0], together[TENSORS.index("bias")])
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", ALL)
 def test_order_of_entries_does_not_matter(name):
     """Permuting a vector's entries permutes its trajectory (norms to rounding)."""
@@ -227,6 +231,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("mean_over", ["kernels", "entries"])
 @pytest.mark.parametrize(
     "case", LAYERS, ids=lambda case: f"{case[2]}{case[1]}{case[3]}"
@@ -336,6 +341,7 @@ def test_angular_coefficient_range():
         assert c[right_angle] == pytest.approx(0.5 if angle == "cos" else 1.0)
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e-15, 1e15, 1e30, -1e30])
 def test_extreme_gradients_give_nan_only_where_adam_has_it(name, value):
