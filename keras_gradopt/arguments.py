@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
@@ -184,7 +184,9 @@ _KEYWORDS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def optimizer_keywords(own: Iterable[str], keywords: dict[str, Any]) -> dict[str, Any]:
+def optimizer_keywords(
+    own: Iterable[str], keywords: Mapping[str, Any]
+) -> dict[str, Any]:
     """Checks the keywords that every Keras optimizer takes.
 
     Args:

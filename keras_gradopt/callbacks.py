@@ -120,7 +120,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self.log_dir = None if log_dir is None else str(log_dir)
         self.optimizer = optimizer
         self.records: list[dict[str, Any]] = []
-        self._step: TrainingStep | None = None
+        self._step: Any = None  # a TrainingStep
         self._probes: list[Probe] = []
         self._then: Callable[[], None] | None = None  # after each call by hand
         self._batch = -1

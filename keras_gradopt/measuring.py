@@ -41,7 +41,8 @@ class TrainingStep:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self._model, self._plain = model, None
+        self._model = model
+        self._plain: Any = None
         self._probes: list[Probe] = []
         self._asked: list[Probe] = []
         self._functions: dict[tuple[Probe, ...], Any] = {}

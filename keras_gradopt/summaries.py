@@ -232,7 +232,7 @@ class Seen:
         Returns:
             What is recorded of all that have a gradient together.
         """
-        named, names = dict(zip(OF_UPDATE, values.T)), np.asarray(names, object)
+        named, paths = dict(zip(OF_UPDATE, values.T)), np.asarray(names, object)
         transformed = np.zeros(len(values), bool)
         for label, has, columns in _of_transforms(self.labels, values):
             transformed |= has
@@ -242,12 +242,12 @@ class Seen:
                 continue
             self._samples[label] += 1
             self._gradients[label].add(
-                names[has][there],
+                paths[has][there],
                 *_of_directions(left[there], received[there], chord[there]),
             )
             n, mean = sizes[has][there], coefficient[there]
             squares = mean**2 + spread[there] ** 2
-            self._coefficients[label].add(names[has][there], n * squares, n * mean, n)
+            self._coefficients[label].add(paths[has][there], n * squares, n * mean, n)
             gain = left[there] / received[there]
             self._widen(f"{label}.gain", gain)
             self._widen(f"{label}.coefficient", coefficient[there])
@@ -278,7 +278,7 @@ class Seen:
             chord = named["plain_chord"]
             judged = there & transformed
             self._updates.add(
-                names[judged],
+                paths[judged],
                 *_of_directions(update[judged], plain[judged], chord[judged]),
             )
             self._widen("update.scale", scale)
@@ -408,6 +408,6 @@ class Seen:
         if differs and fit.of:
             said += (
                 f"; {_percent(fit.whole)} from {fit.factor:.4g} times it, "
-                f"{_percent(fit.farthest)} in {max(fit.of, key=fit.of.get)}"
+                f"{_percent(fit.farthest)} in {max(fit.of, key=lambda name: fit.of[name])}"
             )
         return f"{said}."

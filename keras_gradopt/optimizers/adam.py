@@ -1,6 +1,6 @@
 """The Adam core and the papers' baselines that Keras lacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 from keras import ops
@@ -60,7 +60,7 @@ class AdamCore(BaseOptimizer):
     """
 
     update_name = "Adam"
-    slots = (Slot("momentum"), Slot("velocity"))
+    slots: Sequence[Slot] = (Slot("momentum"), Slot("velocity"))
     said_otherwise = ("corrected_moments",)
     corrected_moments = "none"
 

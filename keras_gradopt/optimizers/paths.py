@@ -45,7 +45,7 @@ def _pairs(left, right):
     taken: set[int] = set()
     longest = max(map(len, [*left, *right]), default=0)
     for length in range(longest, 0, -1):  # the most telling ends first
-        ends = defaultdict(lambda: ([], []))
+        ends: dict[tuple, tuple[list, list]] = defaultdict(lambda: ([], []))
         for side, (paths, done) in enumerate(((left, found), (right, taken))):
             for position, path in enumerate(paths):
                 if position not in done and len(path) >= length:

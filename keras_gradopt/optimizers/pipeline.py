@@ -138,7 +138,7 @@ class Pipeline:
         Raises:
             RuntimeError: if the transforms are not built.
         """
-        if not self.built:
+        if self._slots is None or self._plans is None:
             raise RuntimeError(
                 f"The transforms {list(self.transforms)} of {self._optimizer.name!r} "
                 "are not built, so it makes no step: their build failed, or only the "
@@ -172,7 +172,7 @@ class Pipeline:
             variable's shape.
         """
         if self.bypassed:
-            return gradient, learning_rate, slots
+            return gradient, learning_rate, list(slots)
         dtype, left, moved = gradient.dtype, iter(slots), []
         for transform, plan in zip(self.transforms, plans):
             old = [next(left) for _ in transform.slots]
