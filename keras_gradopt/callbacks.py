@@ -185,6 +185,13 @@ class GradientMonitor(keras.callbacks.Callback):
         self._batch = -1
         self._of_epoch = []
 
+    def on_train_batch_begin(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Measures this step, also in a training function that was made meanwhile."""
+        if self._probes:
+            self._step.ask(self._probes)
+
     def on_train_batch_end(
         self, batch: int, logs: Mapping[str, Any] | None = None
     ) -> None:
