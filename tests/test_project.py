@@ -75,9 +75,9 @@ def test_workflows_use_what_they_need():
     assert used[-1].startswith("pypa/gh-action-pypi-publish@")
 
 
-def run_ci(*arguments):
+def run_ci(*arguments, root=ROOT):
     return subprocess.run(
-        ["bash", ROOT / ".ci" / "run", *arguments], capture_output=True, text=True
+        ["bash", root / ".ci" / "run", *arguments], capture_output=True, text=True
     )
 
 
@@ -88,11 +88,24 @@ def test_what_is_no_stage_is_refused(name):
     assert f"{name} is no stage" in result.stderr
 
 
-@pytest.mark.parametrize("tag", ["v0.0.0", keras_gradopt.__version__, "v0.1"])
-def test_release_of_another_version_is_refused(tag):
-    result = run_ci("release", tag)
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("v1.2.4", "The tag is v1.2.4, keras_gradopt/version.py has 1.2.3"),
+        ("1.2.3", "The tag is 1.2.3,"),
+        ("v1.2.3", "CHANGELOG.md has no heading '## 1.2.3 (YYYY-MM-DD)'"),
+    ],
+)
+def test_unprepared_release_is_refused(tag, said, tmp_path):
+    for folder in (".ci", "keras_gradopt"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / ".ci" / "run").write_text(SCRIPT)
+    (tmp_path / "keras_gradopt" / "version.py").write_text('__version__ = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.3 (unreleased)\n")
+    result = run_ci("release", tag, root=tmp_path)
     assert result.returncode == 1
-    assert f"Tag {tag}: version.py has {keras_gradopt.__version__}" in result.stderr
+    assert said in result.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_markers_are_declared():
