@@ -406,8 +406,9 @@ class Seen:
             f"{angle:.3g} rad, {low:.4g} to {high:.4g} times as long"
         )
         if differs and fit.of:
+            worst = max(fit.of, key=lambda name: fit.of[name])
             said += (
                 f"; {_percent(fit.whole)} from {fit.factor:.4g} times it, "
-                f"{_percent(fit.farthest)} in {max(fit.of, key=lambda name: fit.of[name])}"
+                f"{_percent(fit.farthest)} in {worst}"
             )
         return f"{said}."
