@@ -6,7 +6,17 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import BACKEND, EVERY_MODE, MODE, MODES, TENSORS, Variables, gradients, run
+from running import (
+    BACKEND,
+    EVERY_MODE,
+    MODE,
+    MODES,
+    TENSORS,
+    Variables,
+    gradients,
+    run,
+    stepper,
+)
 from table import ALL, OPTIMIZERS
 
 import keras_gradopt as kg
@@ -112,6 +122,56 @@ def trajectory(name, streams, zero=True, mode=MODE):
         for variable in variables:
             variable.assign(ops.zeros(variable.shape))
     return run(ALL[name](), variables, [s.astype("float32") for s in streams], mode)
+
+
+class Looks(kt.Transform):
+    """The gradient becomes what `apply` sees, so that steps of SGD at rate 1 show it."""
+
+    def apply(self, gradient, slots, context):
+        seen = context.value + 10.0 * context.step + 1000.0 * context.learning_rate
+        return kt.Result(ops.zeros_like(gradient) + seen)
+
+
+@pytest.mark.parametrize(
+    "mode", [MODE, *(["graph"] if BACKEND == "tensorflow" else [])]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: kg.SGDCore(1.0, transforms=[Looks()]),
+        lambda: kg.Transformed(kg.SGDCore(1.0), [Looks()]),
+        lambda: kg.Transformed(keras.optimizers.SGD(1.0), [Looks()]),
+    ],
+)
+def test_apply_sees_value_step_and_learning_rate(make, mode):
+    """Of its own variable, and before the update."""
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = make()
+    step = stepper(optimizer, variables, mode)
+    expected = [np.array([1.0, 2.0]), np.array([3.0])]
+    for t in (1, 2):
+        step([ops.ones(2), ops.ones(1)])
+        expected = [value - (value + 10.0 * t + 1000.0) for value in expected]
+        for variable, value in zip(variables, expected):
+            np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+
+
+def test_transforms_as_an_argument_run_before_those_of_the_class():
+    optimizer = kg.AngularGrad(transforms=[kt.Activate("tanh")])
+    inserted = kg.Transformed(kg.AngularGrad(), [kt.Activate("tanh")])
+    again = kg.AngularGrad.from_config(optimizer.get_config())
+    assert repr(again) == repr(optimizer)
+    kinds = ["Activate", "AngularFriction"]
+    assert [type(t).__name__ for t in again.transforms] == kinds
+    streams = [g.astype("float32") for g in gradients()]
+    results = [
+        run(one, Variables(dtype="float32"), streams)
+        for one in (optimizer, inserted, again)
+    ]
+    assert_equal(results[0], results[1])
+    assert_equal(results[0], results[2])
+    with pytest.raises(ValueError, match="transforms"):
+        kg.RAdam(transforms=["whiten"])
 
 
 @pytest.mark.parametrize("axes", [(3,), (0, 1, 2)])
