@@ -125,7 +125,7 @@ def trajectory(name, streams, zero=True, mode=MODE):
 
 
 class Looks(kt.Transform):
-    """The gradient becomes what `apply` sees, so that steps of SGD at rate 1 show it."""
+    """The gradient becomes what `apply` sees; steps of SGD at rate 1 show it."""
 
     def apply(self, gradient, slots, context):
         seen = context.value + 10.0 * context.step + 1000.0 * context.learning_rate
