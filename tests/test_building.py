@@ -1,5 +1,7 @@
 """An optimizer is built wholly or not at all; none steps without its transforms."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -122,6 +124,28 @@ def test_first_step_within_a_tensorflow_function(make):
     in_function = trained(tf.function)
     np.testing.assert_allclose(in_function, trained(lambda step: step), rtol=1e-6)
     assert np.ptp(in_function) > 0.1
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="AutoGraph")
+@pytest.mark.parametrize("make", [inner, kg.SGDCore])
+def test_a_users_transform_is_not_rewritten(make):
+    """What AutoGraph rewrites it compiles from a file of its own."""
+    import tensorflow as tf
+
+    files = []
+
+    class Where(kt.Transform):
+        def plan(self, variables):
+            files.append(sys._getframe().f_code.co_filename)
+            return super().plan(variables)
+
+        def apply(self, gradient, slots, context):
+            files.append(sys._getframe().f_code.co_filename)
+            return kt.Result(gradient)
+
+    optimizer, weight = kg.Transformed(make(), [Where()]), keras.Variable([1.0])
+    tf.function(lambda g: optimizer.apply([g], [weight]))(tf.ones(1))
+    assert set(files) == {__file__}
 
 
 def test_transformed_by_name_alone_says_what_is_missing():
