@@ -82,9 +82,7 @@ class Context(NamedTuple):
     >>> import keras, keras_gradopt
     >>> from keras_gradopt.transforms import Result, Transform
     >>> class Decay(Transform):  # L2 regularization of 0.1, in the gradient
-    ...     def apply(
-        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
-    ) -> Result:
+    ...     def apply(self, gradient, slots, context):
     ...         return Result(gradient + 0.1 * context.value)
     >>> optimizer = keras_gradopt.SGDCore(1.0, transforms=[Decay()])
     >>> weight = keras.Variable([10.0])
@@ -110,9 +108,7 @@ class Transform:
 
     >>> import keras, keras_gradopt
     >>> class Halve(keras_gradopt.transforms.Transform):
-    ...     def apply(
-        self, gradient: Tensor, slots: Sequence[Tensor], context: Context
-    ) -> Result:
+    ...     def apply(self, gradient, slots, context):
     ...         return keras_gradopt.transforms.Result(0.5 * gradient)
     >>> optimizer = keras_gradopt.Transformed(keras.optimizers.SGD(1.0), [Halve()])
     >>> weight = keras.Variable([1.0])
