@@ -80,9 +80,22 @@ class TrainingStep:
             self._then.append(then)
         key = tuple(self._asked)
         if key not in self._functions:
-            model.make_train_function(force=True)
-            self._functions[key] = model.train_function
+            self._functions[key] = self._made_anew()
         model.train_function = self
+
+    def _made_anew(self):
+        # JAX takes the equal methods `model.train_step` for one function, and would run
+        # the program that it has of Keras' own
+        attributes, train_step = vars(self._model), self._model.train_step
+        before = attributes.get("train_step")
+        attributes["train_step"] = lambda *data: train_step(*data)
+        try:
+            self._model.make_train_function(force=True)
+        finally:
+            del attributes["train_step"]
+            if before is not None:
+                attributes["train_step"] = before
+        return self._model.train_function
 
     def leave(self, probes: Sequence["Probe"]) -> None:
         """Takes back what these probes were asked; Keras' function, if no other is."""
