@@ -26,7 +26,7 @@ import keras_gradopt as kg
 from keras_gradopt import arguments
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 
 KEYWORDS = list(arguments.OptimizerKeywords.__annotations__)
 CONSTRUCTORS = {

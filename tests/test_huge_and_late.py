@@ -16,7 +16,7 @@ from test_properties import activated, assert_follows, bounded, searched, steps
 import keras_gradopt as kg
 from keras_gradopt import equations
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 
 LARGEST = 2.0**62  # of a gradient in float32, as Adam-like updates take it
 TAKEN = {  # what reaches the moments, from the gradients

@@ -19,7 +19,7 @@ from table import OPTIMIZERS
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 
 bounded = settings(
     derandomize=True,

@@ -35,7 +35,7 @@ from table import ALL, OPTIMIZERS
 
 import keras_gradopt as kg
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 
 LOSS = "sparse_categorical_crossentropy"
 
@@ -202,7 +202,8 @@ def test_exported_model_predicts_alike(name, kind, tmp_path):
     x, _ = data()
     expected = model.predict(x, verbose=0)
     model.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "exported")).serve(x)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))  # else it is let go
+    served = exported.serve(x)
     np.testing.assert_allclose(ops.convert_to_numpy(served), expected, rtol=1e-5)
 
 

@@ -32,7 +32,7 @@ from table import ALL
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 
 LOSS = "sparse_categorical_crossentropy"
 
