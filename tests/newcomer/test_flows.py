@@ -325,8 +325,8 @@ def tower(which, kind):
 def test_towers_with_layers_of_the_same_name(name, kind, frozen, tmp_path):
     """`left/one/kernel` may become `one/kernel`, and `right/one/kernel` too.
 
-    With both towers they go by position. With one of two frozen nobody can tell whose
-    the state is: it may be restored rightly, or not at all and said, never wrongly.
+    With both towers they go in order. With one of two frozen the file says which of
+    its variables still were trainable when it was saved.
     """
     inputs = keras.Input((4,))
     towers = [tower(which, kind) for which in ("left", "right")]
@@ -342,19 +342,14 @@ def test_towers_with_layers_of_the_same_name(name, kind, frozen, tmp_path):
         assert not found
         for one in (model, again):
             one.fit(x, y, shuffle=False, verbose=0)
-        assert_states_equal(state(again), state(model))
-    elif not found:
+        for ours, theirs in zip(state(again), state(model)):  # PyTorch adds otherwise
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    else:
+        assert_one_warning(name, found, "one/kernel")
         for one in (model, again):
             steps_on(one)
         weights = [one.get_layer("right").weights for one in (again, model)]
         assert_states_equal(*map(numpy_values, weights))
-    else:
-        fresh = MAKE[name]()
-        fresh.build(again.trainable_variables)
-        slots = numpy_values([v for v in again.optimizer.variables if v.shape])
-        empty = numpy_values([v for v in fresh.variables if v.shape])
-        assert len(found) == 1
-        assert_states_equal(slots, empty)
 
 
 @ours
