@@ -202,8 +202,9 @@ def test_exported_model_predicts_alike(name, kind, tmp_path):
     x, _ = data()
     expected = model.predict(x, verbose=0)
     model.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "exported")).serve(x)
-    np.testing.assert_allclose(ops.convert_to_numpy(served), expected, rtol=1e-5)
+    exported = tf.saved_model.load(str(tmp_path / "exported"))
+    served = ops.convert_to_numpy(exported.serve(x))
+    np.testing.assert_allclose(served, expected, rtol=1e-5)
 
 
 @tensorflow_only
