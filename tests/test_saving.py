@@ -288,6 +288,13 @@ def test_state_into_an_optimizer_that_is_not_built():
         optimizer.load_own_variables(saved_state(stepped(kg.AngularGrad, (3, 2))))
 
 
+def test_optimizer_without_slots():
+    """Plain SGD has its step and learning rate only, which are not nothing."""
+    optimizer = stepped(kg.SGDCore, (3, 2), steps=1)
+    optimizer.load_own_variables(saved_state(stepped(kg.SGDCore, (3, 2), steps=3)))
+    assert int(optimizer.iterations) == 3
+
+
 def test_file_without_state_of_an_optimizer():
     optimizer = stepped(kg.AngularGrad, (3, 2))
     with pytest.warns(UserWarning, match="no state of an optimizer"):

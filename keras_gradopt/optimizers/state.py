@@ -163,7 +163,8 @@ class Layout:
                 f"The saved state of {self.optimizer} has other shapes:"
                 f"\n  {_listed(wrong, separator)}\n{_ADVICE}"
             )
-        if self.paths and saved.paths and all(self.slots[i][0] < 0 for i in found):
+        owned = [any(owner >= 0 for owner, _ in x.slots) for x in (self, saved)]
+        if all(owned) and all(self.slots[i][0] < 0 for i in found):
             raise ValueError(
                 f"The saved state of {self.optimizer} and this optimizer have no "
                 f"variable in common. Here: {_listed(self.paths)}. Saved: "
