@@ -96,7 +96,7 @@ class GradientMonitor(keras.callbacks.Callback):
     >>> 0.5 <= monitor.records[-1]["AngularFriction.coefficient"] <= 0.881
     True
     >>> monitor.verdict.degree
-    'barely alive'
+    'alive'
     """
 
     def __init__(
