@@ -13,7 +13,7 @@ from keras import layers, ops
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
 
-pytestmark = [pytest.mark.oldest, pytest.mark.quick]
+pytestmark = pytest.mark.quick
 
 
 class OwnConvolution(layers.Layer):
