@@ -3,6 +3,7 @@
 import gc
 import itertools
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,10 @@ _CONVOLUTIONS: list[tuple[tuple[type, ...], dict[str, tuple[int, ...]]]] = [
         {"kernel": _CONV, "recurrent_kernel": _CONV},
     ),
 ]
+# what is computed with the weights of these is said by a layer within, if by any
+_CONTAINERS = (layers.Wrapper, layers.RNN)
 # what these compute with their own weights is not Keras', so not known
-_FOREIGN = ("Layer", "Wrapper", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")
+_FOREIGN = ("Layer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")
 _KERAS_LAYERS = tuple(
     value
     for name, value in vars(layers).items()
@@ -68,19 +71,21 @@ def kernel_axes(
     for variable in variables:
         rank = len(variable.shape)
         path = getattr(variable, "path", variable.name)
-        owner = owners.get(id(variable))
+        having = owners[id(variable)]
         ends = [end for end in given if f"/{path}".endswith(f"/{end}")]
         if ends:
             axes = given[ends[0]]
             left.pop(ends[0], None)
         elif rank < 3:
             axes = None
-        elif owner is None:
+        elif not having:
             axes = _CONV if rank < 6 else None
             guessed.append(path)
         else:
-            axes = _of_layer(owner, variable)
-            unknown += [] if isinstance(owner, _KERAS_LAYERS) else [path]
+            all_axes = [_of_layer(layer, variable) for layer in having]
+            axes = next((axes for axes in all_axes if axes is not None), None)
+            if axes is None and not any(map(_is_known, having)):
+                unknown.append(path)
         if axes is not None and not all(-rank <= axis < rank for axis in axes):
             raise ValueError(f"{path} has {rank} axes. Received: kernel_axes={axes}")
         found.append(None if axes is None else tuple(axis % rank for axis in axes))
@@ -104,6 +109,11 @@ def _of_layer(layer, variable):
     return None
 
 
+def _is_known(layer):
+    """Whether Keras computes with the weights of this layer, itself."""
+    return isinstance(layer, _KERAS_LAYERS) and not isinstance(layer, _CONTAINERS)
+
+
 def _warn(paths, said):
     if paths:
         more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
@@ -114,19 +124,15 @@ def _warn(paths, said):
         )
 
 
-def _owners(variables: Sequence[Any]) -> dict[int, layers.Layer]:
-    """For the id of each variable the innermost layer that has it."""
-    owners: dict[int, layers.Layer] = {}
+def _owners(variables: Sequence[Any]) -> dict[int, list[layers.Layer]]:
+    """For the id of each variable the layers that have it, and their containers."""
+    owners: dict[int, list[layers.Layer]] = defaultdict(list)
     wanted = {id(variable) for variable in variables}
     for layer in _living_layers() if wanted else ():
         if layer.built:
-            size = len(layer.weights)
             for weight in layer.weights:
-                before = owners.get(id(weight))
-                if id(weight) in wanted and (
-                    before is None or size < len(before.weights)
-                ):
-                    owners[id(weight)] = layer
+                if id(weight) in wanted:
+                    owners[id(weight)].append(layer)
     return owners
 
 

@@ -11,9 +11,10 @@ import pytest
 from keras import layers, ops
 
 import keras_gradopt as kg
+from keras_gradopt import convolutions
 from keras_gradopt import transforms as kt
 
-pytestmark = pytest.mark.quick
+pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 
 
 class OwnConvolution(layers.Layer):
@@ -66,6 +67,44 @@ def test_nothing_is_said_of_known_layers():
         warnings.simplefilter("error")
         plan = kt.Whiten().plan([*model.trainable_variables, *attention.weights])
     assert [axes for axes in plan if axes] == [(3,)]
+
+
+def built(layer, shape):
+    layer.build((None, *shape))
+    return layer
+
+
+CONTAINERS = {  # that have as many weights as the one layer in them
+    "sequential": lambda inner: keras.Sequential([keras.Input((5, 5, 2)), inner]),
+    "functional": lambda inner: (lambda x: keras.Model(x, layers.Flatten()(inner(x))))(
+        keras.Input((5, 5, 2))
+    ),
+    "nested": lambda inner: keras.Sequential(
+        [keras.Input((5, 5, 2)), keras.Sequential([inner])]
+    ),
+    "wrapper": lambda inner: built(layers.TimeDistributed(inner), (3, 5, 5, 2)),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_container_is_not_taken_for_its_one_layer(container, reverse, monkeypatch):
+    """Whichever of the two is found first."""
+    outer = CONTAINERS[container](layers.Conv2D(3, 2))
+    found = convolutions._living_layers()
+    monkeypatch.setattr(
+        convolutions, "_living_layers", lambda: found[::-1] if reverse else found
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kt.Whiten().plan(outer.trainable_variables) == [(3,), None]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_unknown_layer_in_a_container_is_named(container):
+    outer = CONTAINERS[container](OwnConvolution(name="own"))
+    with pytest.warns(UserWarning, match="layers that Keras does not know"):
+        assert kt.Whiten().plan(outer.trainable_variables) == [None]
 
 
 def test_frozen_heap_is_said(request):
