@@ -15,6 +15,7 @@ PUBLIC_MODULES = [
     "keras_gradopt",
     "keras_gradopt.transforms",
     "keras_gradopt.callbacks",
+    "keras_gradopt.comparison",
     "keras_gradopt.equations",
 ]
 BESIDE_ALL = ["keras_gradopt.inspect"]  # public, but not in __all__

@@ -6,14 +6,15 @@ Description: Regret, saddle points, batch sizes, learning rates, gradient noise.
     python examples/claims.py regret noise     # some
 
 Each experiment prints a table and writes its rows to `docs/studies/claims/NAME.csv`.
-What the comparison of optimizers answers is in `compare.py`; what a picture answers, in
-`figures/`. The outcomes are collected in docs/claims.md.
+What the comparison of optimizers answers is in `studies/optimizers.py`; what a picture
+answers, in `figures/`. The outcomes are collected in docs/claims.md.
 """
 
 import argparse
 import csv
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from compare import Trainer, corrected, paired, verdict
-from workloads import WORKLOADS, digits, perceptron
+
+sys.path.insert(0, str(Path(__file__).parent / "studies"))
+from optimizers_report import paired, verdict
+from optimizers_tasks import TASKS, digits, perceptron
 
 import keras_gradopt as ours
+from keras_gradopt.comparison.statistics import holm
+from keras_gradopt.comparison.training import Trainer
 
 """
 ## Average regret (AngularGrad, section 4; AdaNorm, section 3.3; AdaL, Theorem 1)
@@ -153,17 +158,19 @@ gradient is longer, Adam at 1.25 times the rate is the control.
 
 def against_adam(changes, seeds, epochs=None):
     rows = []
-    base = WORKLOADS["digits-cnn"]
+    base = TASKS["digits-cnn"]
     for label, rate, batch_size in changes:
-        workload = replace(base, batch_size=batch_size, epochs=epochs or base.epochs)
+        task = replace(base, batch_size=batch_size, epochs=epochs or base.epochs)
         runs = {}
         for name, make, factor in (
             ("AdamNorm", ours.AdamNorm, 1.0),
             ("Adam", ours.AdamCore, 1.0),
             ("Adam at 1.25 times the rate", ours.AdamCore, 1.25),
         ):
-            trainer = Trainer(workload, make(rate))
-            runs[name] = [trainer.run(factor * rate, seed) for seed in seeds]
+            trainer = Trainer(task, make(rate), task.parts(seeds[0]))
+            runs[name] = [
+                trainer.run(factor * rate, seed, task.parts(seed)) for seed in seeds
+            ]
         for other in list(runs)[1:]:
             for measure in ("test_loss", "test_accuracy"):
                 mine, theirs = (
@@ -173,7 +180,7 @@ def against_adam(changes, seeds, epochs=None):
                 row = {"changed": label, "against": other, "measure": measure}
                 row |= {"adamnorm": mine.mean(), "other": theirs.mean()}
                 rows.append(row | paired(mine, theirs))
-    for row, p in zip(rows, corrected([row["p"] for row in rows])):
+    for row, p in zip(rows, holm([row["p"] for row in rows])):
         lower_is_better = row["measure"] == "test_loss"
         row |= {"corrected_p": p, "verdict": verdict(row, p, lower_is_better)}
     return rows

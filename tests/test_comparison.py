@@ -5,6 +5,7 @@ in test_comparison_kills.py.
 """
 
 import csv
+import inspect
 import math
 import subprocess
 import sys
@@ -724,3 +725,20 @@ def test_a_run_is_told_from_others_by_its_columns():
     assert run.columns()["learning_rate"] == "0.00264"
     assert files.key(run.columns()) == run.key
     assert running.compare is comparison.compare
+
+
+@pytest.mark.parametrize("name", sorted({*comparison.__all__} - {"ComparisonError"}))
+def test_docstrings_tell_every_argument(name):
+    """And fields; with types, and an example where it is called."""
+    value = getattr(comparison, name)
+    text = value.__doc__
+    fields = getattr(value, "__dataclass_fields__", {})
+    arguments = fields or inspect.signature(value).parameters
+    for argument in set(arguments) - {"args", "kwargs", "rows"}:
+        assert f"\n        {argument}: " in text, argument
+    if name in ("Task", "Arm", "compare"):
+        assert ">>>" in text and "Raises:" in text
+    for member in [value, *vars(value).values()]:
+        if inspect.isfunction(member) and not member.__name__.startswith("_"):
+            assert inspect.getdoc(member)
+            assert "return" in member.__annotations__

@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
     Example:
 
-    >>> duration(40), duration(150), duration(9000)
+    >>> duration(40), duration(170), duration(9000)
     ('40 s', '3 min', '2.5 h')
     """
     if seconds < 90:

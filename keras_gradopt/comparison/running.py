@@ -135,7 +135,7 @@ def compare(
     ...         "slow": comparison.Arm(keras.optimizers.SGD, rate=0.01),
     ...         "fast": comparison.Arm(keras.optimizers.SGD, rate=0.1),
     ...     },
-    ...     folder=tempfile.mkdtemp(), seeds=range(6), controls=False, workers=0,
+    ...     folder=tempfile.mkdtemp(), seeds=range(11, 17), controls=False, workers=0,
     ...     progress=False,
     ... )
     >>> results.verdicts[0].verdict
@@ -272,7 +272,7 @@ def _executor(executor: Any, workers: Any, tasks: Any, arms: Any) -> Iterator[Ru
             )
     runner = Runner(executor, workers, worker.Payload(tasks, arms))
     backend = {"KERAS_BACKEND": keras.backend.backend()}
-    added = dict.fromkeys(THREADS, "1") if workers is None else {}
+    added = dict.fromkeys(THREADS, "1") if workers is None or workers > 1 else {}
     environment = {**added, **backend}
     environment = {k: v for k, v in environment.items() if k not in os.environ}
     os.environ.update({} if runner.here else environment)

@@ -3,51 +3,20 @@ Title: Six workloads of seconds
 Description: Small real tasks (and a quadratic) to compare optimizers on.
 
 Each is data, a network and a loss, small enough to be trained dozens of times for each
-optimizer on a laptop. `compare.py` runs them. What data they need comes with Python
+optimizer on a laptop. `optimizers.py` runs them. What data they need comes with Python
 packages: scikit-learn's digits, wordfreq's word lists, and Fashion-MNIST from TFDS.
+A seed draws who is in which part, too.
 """
 
 import functools
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-
-class Parts(NamedTuple):
-    """Inputs and targets to train on, to tune on, and to report on."""
-
-    train: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A task.
-
-    Args:
-        title: For tables and pictures.
-        parts: From a seed to the data; the seed draws who is in which part.
-        network: Makes the model, not compiled; Keras' seed draws its weights.
-        loss: For `compile`.
-        epochs: To train for.
-        batch_size: In examples.
-        classifies: Whether accuracy is reported too.
-    """
-
-    title: str
-    parts: Callable[[int], Parts]
-    network: Callable[[], keras.Model]
-    loss: str | Callable
-    epochs: int
-    batch_size: int = 64
-    classifies: bool = True
+from keras_gradopt.comparison import Parts, Task
 
 
 def split(x, y, sizes, seed):
@@ -264,43 +233,56 @@ def output(_, y):
     return ops.reshape(y, (-1,))
 
 
-CROSSENTROPY = "sparse_categorical_crossentropy"
-WORKLOADS = {
-    "digits-cnn": Workload(
-        "CNN on digits",
-        digits_parts,
-        functools.partial(convolutional, (8, 8, 1), 1),
-        CROSSENTROPY,
-        epochs=12,
-    ),
-    "fashion-cnn": Workload(
-        "CNN on Fashion-MNIST",
-        fashion_parts,
-        functools.partial(convolutional, (28, 28, 1), 2),
-        CROSSENTROPY,
-        epochs=5,
-    ),
-    "fashion-mlp": Workload(
-        "MLP on Fashion-MNIST", fashion_parts, perceptron, CROSSENTROPY, epochs=6
-    ),
-    "words": Workload(
-        "language of words", words_parts, words_network, CROSSENTROPY, epochs=6
-    ),
-    "autoencoder": Workload(
-        "autoencoder of digits",
-        autoencoder_parts,
-        autoencoder,
-        "mse",
-        epochs=25,
-        classifies=False,
-    ),
-    "quadratic": Workload(
-        "noisy quadratic",
-        quadratic_parts,
-        quadratic,
-        output,
-        epochs=4,
-        batch_size=16,
-        classifies=False,
-    ),
+CROSSENTROPY = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
+TITLES = {
+    "digits-cnn": "CNN on digits",
+    "fashion-cnn": "CNN on Fashion-MNIST",
+    "fashion-mlp": "MLP on Fashion-MNIST",
+    "words": "language of words",
+    "autoencoder": "autoencoder of digits",
+    "quadratic": "noisy quadratic",
 }
+# XLA is left to JAX: on a CPU compiling takes longer than these trainings
+JIT = {"jit_compile": keras.backend.backend() == "jax"}
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "digits-cnn", model=functools.partial(convolutional, (8, 8, 1), 1),
+            data=digits_parts, epochs=12, batch_size=64, resplit=True,
+            **CROSSENTROPY, **JIT,
+        ),
+        Task(
+            "fashion-cnn", model=functools.partial(convolutional, (28, 28, 1), 2),
+            data=fashion_parts, epochs=5, batch_size=64, resplit=True,
+            **CROSSENTROPY, **JIT,
+        ),
+        Task(
+            "fashion-mlp", model=perceptron, data=fashion_parts, epochs=6,
+            batch_size=64, resplit=True, **CROSSENTROPY, **JIT,
+        ),
+        Task(
+            "words", model=words_network, data=words_parts, epochs=6, batch_size=64,
+            resplit=True, **CROSSENTROPY, **JIT,
+        ),
+        Task(
+            "autoencoder", model=autoencoder, data=autoencoder_parts, loss="mse",
+            epochs=25, batch_size=64, resplit=True, **JIT,
+        ),
+        Task(
+            "quadratic", model=quadratic, data=quadratic_parts, loss=output, epochs=4,
+            batch_size=16, **JIT,
+        ),
+    )
+}  # fmt: skip
+
+
+def classifies(name):
+    """Whether accuracy is reported, too."""
+    return bool(TASKS[name].metrics)
+
+
+@functools.cache
+def has_kernels(name):
+    """Whether the network has convolution kernels."""
+    return any("conv" in layer.name for layer in TASKS[name].model().layers)

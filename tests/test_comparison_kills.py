@@ -1,0 +1,158 @@
+"""A comparison that is killed (-9) at random moments ends as one that was not."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("statsmodels")
+pytest.importorskip("cloudpickle")
+
+pytestmark = pytest.mark.backend_independent
+
+ROOT = Path(__file__).parent.parent
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+ENVIRONMENT = {**os.environ, **dict.fromkeys(THREADS, "1"), "PYTHONPATH": str(ROOT)}
+
+
+def start(folder, how):
+    command = [sys.executable, ROOT / "tests" / "workers" / "compared.py", folder, how]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=ENVIRONMENT, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    shown, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors[-3000:]
+    return shown
+
+
+def rows(folder):
+    """All runs, but for their times."""
+    with open(folder / "runs.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        del row["ms_per_step"]
+    return sorted(tuple(row.items()) for row in found)
+
+
+def verdicts(text):
+    return [line for line in text.splitlines() if line.endswith("** |")]
+
+
+def wait_for_runs(process, folder, count):
+    """Waits until so many rows are there, or the process has ended."""
+    path = folder / "runs.csv"
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") > count:
+            return
+        time.sleep(0.05)
+
+
+def workers(process):
+    """The processes below this one that run Python code of ours."""
+    found, left = [], [process.pid]
+    while left:
+        parent = left.pop()
+        try:
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+        except OSError:
+            continue
+        for child in map(int, children.split()):
+            left.append(child)
+            try:
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, verdicts(finish(start(folder, "here")))
+
+
+def seeded_by_chance():
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"kills drawn with seed {seed}")
+    random.seed(seed)
+
+
+def test_killed_is_not_killed(undisturbed, tmp_path):
+    """Once here; twenty times, and with other processes, in the slow tests."""
+    seeded_by_chance()
+    process = start(tmp_path, "here")
+    wait_for_runs(process, tmp_path, random.randint(1, 15))
+    time.sleep(random.uniform(0, 0.3))
+    process.kill()
+    process.wait()
+    assert verdicts(finish(start(tmp_path, "here"))) == undisturbed[1]
+    assert rows(tmp_path) == rows(undisturbed[0])
+    assert not list((tmp_path / "unfinished").iterdir())
+    assert not list(tmp_path.rglob("new.*"))
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(undisturbed, tmp_path):
+    """The starter ten times, its local process ten times."""
+    seeded_by_chance()
+    kills = {"starter": 0, "process": 0}
+    while sum(kills.values()) < 20:
+        process, count = start(tmp_path, "local"), 0
+        while process.poll() is None and sum(kills.values()) < 20:
+            path = tmp_path / "runs.csv"
+            count = path.read_bytes().count(b"\n") if path.exists() else 0
+            if kills["starter"] <= kills["process"]:
+                wait_for_runs(process, tmp_path, count + random.randint(0, 1))
+                time.sleep(random.uniform(0, 0.5))
+                process.kill()
+                kills["starter"] += 1
+                break
+            wait_for_runs(process, tmp_path, count)
+            time.sleep(random.uniform(0, 0.5))
+            for worker in workers(process)[:1]:
+                os.kill(worker, signal.SIGKILL)
+                kills["process"] += 1
+        else:
+            finish(process)
+            break
+        process.wait()
+    assert sum(kills.values()) >= 10, kills  # it may be done before the twentieth
+    assert verdicts(finish(start(tmp_path, "local"))) == undisturbed[1]
+    assert rows(tmp_path) == rows(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_a_dask_worker_is_killed(undisturbed, tmp_path):
+    """Two workers on the loopback address; one of them dies, twice."""
+    pytest.importorskip("distributed")
+    seeded_by_chance()
+    process = start(tmp_path, "dask")
+    for count in (5, 20):
+        wait_for_runs(process, tmp_path, count)
+        time.sleep(random.uniform(0, 0.5))
+        os.kill(random.choice(workers(process)), signal.SIGKILL)
+    assert verdicts(finish(process)) == undisturbed[1]
+    assert rows(tmp_path) == rows(undisturbed[0])
+
+
+def test_two_starters_refuse_each_other(tmp_path):
+    first = start(tmp_path, "here")
+    while not (tmp_path / "declaration.json").exists() and first.poll() is None:
+        time.sleep(0.05)
+    second = start(tmp_path, "here")
+    _, errors = second.communicate(timeout=200)
+    first.kill()
+    first.wait()
+    assert second.returncode != 0
+    assert f"another comparison is running in {tmp_path}" in errors
