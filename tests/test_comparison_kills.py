@@ -62,10 +62,8 @@ def workers(process):
     found, left = [], [process.pid]
     while left:
         parent = left.pop()
-        try:
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
-        except OSError:
-            continue
+        threads = Path("/proc").glob(f"{parent}/task/*/children")  # each has its own
+        children = " ".join(thread.read_text() for thread in threads)
         for child in map(int, children.split()):
             left.append(child)
             try:
