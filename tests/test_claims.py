@@ -92,11 +92,11 @@ def test_against_adam(monkeypatch):
     seen = []
 
     class Spy:
-        def __init__(self, workload, optimizer):
+        def __init__(self, workload, optimizer, parts):
             self.name = type(optimizer).__name__
             self.batch_size = workload.batch_size
 
-        def run(self, rate, seed):
+        def run(self, rate, seed, parts):
             seen.append((self.name, self.batch_size, rate, seed))
             more = 0.5 * (self.name == "AdamNorm") + 0.25 * (rate > 1e-3)
             return {"test_loss": seed + more, "test_accuracy": more}

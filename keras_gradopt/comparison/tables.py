@@ -91,7 +91,7 @@ def about(results: "Results", task: str) -> str:
         f"epochs of {facts['steps_per_epoch']} steps"
         + (f" of {size} examples" if size else "")
         + f", schedule {facts['schedule']}; {results.declaration.made['backend']} on "
-        f"{results.declaration.made['device'].split(':')[0]}."
+        f"{results.declaration.made['device']}."
     )
 
 

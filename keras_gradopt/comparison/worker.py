@@ -139,10 +139,11 @@ def rehearse(content: Any, names: list[str], seeds: list[int]) -> dict[str, Any]
     """
     with _one_at_a_time:
         payload = payload_of(content)
+        device = str(keras.ops.zeros(1).device).lower()
         found: dict[str, Any] = {
             "backend": keras.backend.backend(),
             "keras": payload.keras,
-            "device": str(keras.ops.zeros(1).device).lower(),
+            "device": "cpu" if "cpu" in device else "gpu",
             "tasks": {},
             "optimizers": {name: arms.facts(payload.arms[name]) for name in names},
         }
