@@ -3,7 +3,6 @@
 import ast
 import inspect
 import math
-import re
 import warnings
 from difflib import get_close_matches
 from itertools import pairwise
@@ -173,21 +172,3 @@ def try_one_step(name: str, rate: float, settings: dict[str, Any]) -> None:
         raise ValueError(f"{name}({given}) cannot make a step: {reason}") from error
     if not np.isfinite(values).all():
         raise ValueError(f"{name}({given}) makes NaN or infinity in its first step")
-
-
-def slower_backbone(make: Any, factor: float, head: str) -> keras.optimizers.Optimizer:
-    """Two optimizers: one for the layer `head`, a slower one for all else.
-
-    Args:
-        make: called with a factor for the learning rate, makes an optimizer.
-        factor: for all but the head.
-        head: name of the last layer.
-    """
-    if not hasattr(keras.optimizers, "MultiOptimizer"):
-        raise ValueError(
-            "a backbone rate needs keras.optimizers.MultiOptimizer, which Keras has "
-            f"from version 3.15; here is {keras.__version__}"
-        )
-    optimizers = keras.optimizers.OptimizerMap(make(factor))
-    optimizers[rf"(.*/)?{re.escape(head)}/.*"] = make(1.0)
-    return keras.optimizers.MultiOptimizer(optimizers)

@@ -190,9 +190,4 @@ def _seeds(model):
 
 
 def _learning_rate(optimizer):
-    """The learning rate; of a `MultiOptimizer` the highest."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    if hasattr(optimizer, "optimizers"):
-        return max(map(_learning_rate, optimizer.optimizers))
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))

@@ -19,6 +19,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -205,8 +206,6 @@ def settle(args):
     if args.clipnorm:
         settings["clipnorm"] = args.clipnorm
     run = dataclasses.replace(run, settings=settings)
-    if run.backbone_rate != 1 and args.ema is not None:
-        raise ValueError("--ema and --backbone-rate do not go together in Keras")
     if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
         raise ValueError("--strategy data-parallel needs KERAS_BACKEND=jax")
     if args.strategy == "mirrored" and keras.backend.backend() != "tensorflow":
@@ -310,12 +309,12 @@ def sharing_devices():
 """
 
 
-def optimizer_of(args, run, steps_per_epoch, factor=1.0):
-    """The optimizer, its learning rate multiplied by `factor`."""
+def optimizer_of(args, run, steps_per_epoch, rates=()):
+    """The optimizer, with the transforms that were asked for and those in `rates`."""
     given = args.transforms
-    transforms = [] if given is None else choices.parse_transforms(given)
+    transforms = [*([] if given is None else choices.parse_transforms(given)), *rates]
     rate = choices.learning_rate_schedule(
-        run.schedule, factor * run.learning_rate, steps_per_epoch, run.epochs
+        run.schedule, run.learning_rate, steps_per_epoch, run.epochs
     )
     return choices.make_optimizer(run.optimizer, rate, run.settings, transforms)
 
@@ -338,16 +337,13 @@ def build(args, run, data, steps_per_epoch):
         weights=run.weights,
     )
 
-    def optimizer(factor):
-        return optimizer_of(args, run, steps_per_epoch, factor)
-
-    if run.backbone_rate == 1:
-        chosen = optimizer(1.0)
-    else:
-        head = model.layers[-1].name
-        chosen = choices.slower_backbone(optimizer, run.backbone_rate, head)
+    rates = []
+    if run.backbone_rate != 1:  # the first pattern that fits counts
+        head = re.escape(model.layers[-1].name)
+        factors = {rf"(^|/){head}/": 1.0, ".": run.backbone_rate}
+        rates = [keras_gradopt.transforms.ScaleLearningRate(factors)]
     model.compile(
-        chosen,
+        optimizer_of(args, run, steps_per_epoch, rates),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=True if args.jit else "auto",

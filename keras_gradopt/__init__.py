@@ -17,8 +17,8 @@ from keras_gradopt import requirements
 requirements.check()
 
 from keras_gradopt import callbacks, equations, optimizers, transforms
-from keras_gradopt.advice import ActivationAdvice, recommend_activation
-from keras_gradopt.inspection import inspect as inspect  # see below
+from keras_gradopt.monitoring import ActivationAdvice, recommend_activation
+from keras_gradopt.monitoring import inspect as inspect  # see below
 from keras_gradopt.optimizers import (
     GAFSGD,
     WGDSGD,
@@ -40,6 +40,7 @@ from keras_gradopt.optimizers import (
     WGDNadam,
     WGDRAdam,
 )
+from keras_gradopt.transforms import layerwise_decay
 from keras_gradopt.version import __version__
 
 # without inspect: a star import would put it in the place of Python's own
@@ -67,6 +68,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "equations",
+    "layerwise_decay",
     "optimizers",
     "recommend_activation",
     "transforms",

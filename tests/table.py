@@ -264,6 +264,29 @@ OPTIMIZERS = {
     ),
 }
 
+
+def clipped_sgd(learning_rate=0.1, clipping=0.01, epsilon=1e-3, **keywords):
+    clip = kt.ClipAdaptively(clipping, epsilon)
+    return kg.SGDCore(learning_rate, transforms=[clip], **keywords)
+
+
+# transforms that are in no class of their own; a new one is one row
+TRANSFORMS = {
+    "ClipAdaptively": Row(
+        clipped_sgd,
+        twins.agc,
+        base=lambda: kg.SGDCore(0.1),
+        neutral=lambda: (clipped_sgd(clipping=1e9), kg.SGDCore(0.1), same),
+        defaults={"learning_rate": 0.1, "clipping": 0.01, "epsilon": 1e-3},
+        variations=[{"clipping": 0.3, "epsilon": 0.5}],
+        identity=lambda: kg.Transformed(kg.SGDCore(0.1), [kt.ClipAdaptively()]),
+        slots=0,
+    ),
+}
+
+# all that has a twin
+ROWS = {**OPTIMIZERS, **TRANSFORMS}
+
 # Keywords are those of the inner optimizer.
 PIPELINES = {
     "Transformed Lion": lambda learning_rate=1e-4, **keywords: kg.Transformed(
@@ -281,13 +304,11 @@ PIPELINES = {
 }
 
 # name -> function that makes the optimizer with default settings
-ALL = {**{name: row.make for name, row in OPTIMIZERS.items()}, **PIPELINES}
+ALL = {**{name: row.make for name, row in ROWS.items()}, **PIPELINES}
 
 # (name, keyword arguments) for every row and variation
 CASES = [
-    (name, keywords)
-    for name, row in OPTIMIZERS.items()
-    for keywords in [{}, *row.variations]
+    (name, keywords) for name, row in ROWS.items() for keywords in [{}, *row.variations]
 ]
 
 

@@ -23,8 +23,8 @@ from running import BACKEND, numpy_values
 import keras_gradopt
 from keras_gradopt import transforms
 from keras_gradopt.callbacks import GradientMonitor
-from keras_gradopt.measuring import Probe, TrainingStep
-from keras_gradopt.summaries import Seen, aligned, combined
+from keras_gradopt.monitoring.measuring import Probe, TrainingStep
+from keras_gradopt.monitoring.summaries import Summary, aligned, combined
 
 
 def slow(*values):
@@ -592,7 +592,7 @@ def test_a_csv_that_cannot_be_written(tmp_path, monkeypatch, fault):
     """The error comes through, and model and optimizer are as without a monitor."""
     path = tmp_path / "inside" / "records.csv"
     if fault == "disk full":
-        monkeypatch.setattr("keras_gradopt.callbacks.csv.DictWriter", DiskFull)
+        monkeypatch.setattr("keras_gradopt.monitoring.monitor.csv.DictWriter", DiskFull)
     else:
         path.parent.parent.mkdir(exist_ok=True)
         if fault is folder:
@@ -994,7 +994,7 @@ def test_history_of_epochs_without_a_sample():
 
 
 def test_means_are_over_steps_with_a_gradient():
-    seen = Seen(["Friction"])
+    seen = Summary(["Friction"])
     with_gradient = np.array([[1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 0, 0.8, 0.1]])
     without = np.array([[2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0.8, 0.1]])
     for values in (with_gradient, without):

@@ -567,17 +567,20 @@ def test_accumulation_of_more_batches_than_there_are_updates_nothing(program):
         program.build(args, program.settle(args), None, steps_per_epoch=4)
 
 
-def test_backbone_learns_more_slowly():
-    from choices import slower_backbone
-
+@pytest.mark.parametrize("flags", [[], ["--ema", "0.9"]])
+def test_backbone_learns_more_slowly(flags, program):
+    flags += ["--optimizer", "sgd", "--learning-rate", "1", "--backbone-rate", "0.125"]
+    args = program.parser().parse_args([*flags, "--schedule", "constant"])
     layers = [keras.layers.Dense(3), keras.layers.Dense(2, name="head")]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    optimizer = slower_backbone(
-        lambda factor: keras.optimizers.SGD(factor), 0.1, "head"
-    )
-    optimizer.build(model.trainable_variables)
+    data = SimpleNamespace(image_shape=None, class_names=[])
+    data.sample_images = lambda count: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "create_model", lambda *_, **__: model)
+        program.build(args, program.settle(args), data, steps_per_epoch=4)
     before = numpy_values(model.trainable_variables)
-    optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables])
+    ones = [keras.ops.ones(v.shape) for v in model.trainable_variables]
+    model.optimizer.apply(ones, model.trainable_variables)
     moved = [a - b for a, b in zip(before, numpy_values(model.trainable_variables))]
-    for change, expected in zip(moved, (0.1, 0.1, 1.0, 1.0)):
+    for change, expected in zip(moved, (0.125, 0.125, 1.0, 1.0)):
         np.testing.assert_allclose(change, expected, rtol=1e-5)

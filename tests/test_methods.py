@@ -19,13 +19,13 @@ from running import (
     numpy_values,
     run,
 )
-from table import CASES, OPTIMIZERS, PIPELINES, case_id
+from table import CASES, OPTIMIZERS, PIPELINES, ROWS, case_id
 
 import keras_gradopt
 
 pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.oldest, pytest.mark.quick]
 
-by_name = pytest.mark.parametrize("name", OPTIMIZERS)
+by_name = pytest.mark.parametrize("name", ROWS)
 
 
 def largest_difference(ours, theirs):
@@ -53,7 +53,7 @@ TWINS = [(*case, mode) for case in CASES for mode in ([MODE] if case[1] else MOD
 
 @pytest.mark.parametrize(("name", "keywords", "mode"), TWINS, ids=case_id)
 def test_equals_twin(name, keywords, mode):
-    row = OPTIMIZERS[name]
+    row = ROWS[name]
     variables = Variables()
     ours = run(row.make(**keywords), variables, gradients(), mode)
     expected = [
@@ -122,7 +122,7 @@ def half_precision_run(optimizer, dtype):
 )
 @by_name
 def test_other_dtypes_follow_the_twin(name, dtype, rounding):
-    row = OPTIMIZERS[name]
+    row = ROWS[name]
     ours, streams = half_precision_run(row.make(), dtype)
     for tensor, values, stream in zip(TENSORS, ours, streams):
         axes = KERNEL_AXES.get(tensor)
@@ -137,11 +137,11 @@ def test_nadam_fails_in_half_precision():
     assert not all(np.isfinite(values).all() for values in ours)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *PIPELINES])
+@pytest.mark.parametrize("name", [*ROWS, *PIPELINES])
 def test_is_not_inert(name):
     """Differs from its base by far more than rounding, and every slot moves."""
-    if name in OPTIMIZERS:
-        optimizer, base = OPTIMIZERS[name].make(), OPTIMIZERS[name].base()
+    if name in ROWS:
+        optimizer, base = ROWS[name].make(), ROWS[name].base()
     else:
         optimizer = PIPELINES[name]()
         base = keras.optimizers.deserialize(
@@ -164,7 +164,7 @@ def test_is_not_inert(name):
 @by_name
 def test_differs_on_every_tensor_it_acts_on(name):
     """Not only somewhere: WGD on every kernel, all others on every tensor."""
-    row = OPTIMIZERS[name]
+    row = ROWS[name]
     ours = run(row.make(), Variables(), gradients())
     theirs = run(row.base(), Variables(), gradients())
     for tensor, a, b in zip(TENSORS, ours, theirs):
@@ -175,18 +175,18 @@ def test_differs_on_every_tensor_it_acts_on(name):
 @pytest.mark.slow_on_jax
 @by_name
 def test_reduces_to_base(name):
-    optimizer, base, change = OPTIMIZERS[name].neutral()
+    optimizer, base, change = ROWS[name].neutral()
     streams = change(gradients())
     ours = run(optimizer, Variables(), streams)
     theirs = run(base, Variables(), streams)
     assert max(np.abs(b - b[0]).max() for b in theirs) > 1e-3
-    row = OPTIMIZERS[name]
+    row = ROWS[name]
     assert largest_difference(ours, theirs) < (row.base_rtol or row.rtol)
 
 
 @by_name
 def test_slots_are_as_documented(name):
-    row = OPTIMIZERS[name]
+    row = ROWS[name]
     optimizer = row.make()
     variables = Variables()
     optimizer.build(list(variables))
@@ -199,7 +199,7 @@ def test_slots_are_as_documented(name):
     assert len(scalars) == of_each * len(variables)
 
 
-@by_name
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_documented_defaults_are_the_real_ones(name):
     """The `Defaults to` of a docstring agree with the signature."""
     cls = OPTIMIZERS[name].make

@@ -17,7 +17,7 @@ from running import (
     run,
     stepper,
 )
-from table import ALL, OPTIMIZERS
+from table import ALL, ROWS
 
 import keras_gradopt as kg
 from keras_gradopt import equations
@@ -25,7 +25,7 @@ from keras_gradopt import transforms as kt
 
 pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 
-IDENTITIES = [name for name, row in OPTIMIZERS.items() if row.identity]
+IDENTITIES = [name for name, row in ROWS.items() if row.identity]
 
 
 def assert_equal(ours, theirs):
@@ -37,7 +37,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_transformed_is_the_named_class(name, mode):
     streams = [g.astype("float32") for g in gradients()]
-    row = OPTIMIZERS[name]
+    row = ROWS[name]
     named = run(row.make(), Variables(dtype="float32"), streams, mode)
     transformed = run(row.identity(), Variables(dtype="float32"), streams, mode)
     for tensor, a, b in zip(TENSORS, transformed, named):

@@ -291,6 +291,26 @@ def gafsgd(
     return path(theta, steps())
 
 
+def agc(theta, gradients, learning_rate, clipping, epsilon, kernel_axes=None):
+    """SGD after adaptive gradient clipping, unit by unit."""
+    weights = np.array(theta)
+    values = [weights.copy()]
+    for g in gradients:
+        weights = weights.copy()
+        if weights.ndim < 2:
+            units = [...]
+        else:
+            units = [(..., unit) for unit in range(weights.shape[-1])]
+        for unit in units:
+            w, h = np.linalg.norm(weights[unit]), np.linalg.norm(g[unit])
+            longest = clipping * max(w, epsilon)
+            weights[unit] = weights[unit] - learning_rate * g[unit] * (
+                longest / h if h > longest else 1
+            )
+        values.append(weights)
+    return np.stack(values)
+
+
 def whitened(gradients, mean_over, kernel_axes):
     if kernel_axes is None:
         return gradients

@@ -28,7 +28,7 @@ import numpy as np
 from figures import common
 from matplotlib.figure import Figure
 
-from keras_gradopt import advice
+from keras_gradopt.monitoring import advice
 
 """
 ## Training

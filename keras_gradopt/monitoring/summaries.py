@@ -198,7 +198,7 @@ def _percent(x: float) -> str:
     return f"{100 * x:.2g} %" if x < 1 else f"{100 * x:.0f} %"
 
 
-class Seen:
+class Summary:
     """The extremes of what was measured, variable by variable."""
 
     def __init__(self, labels: Sequence[str], base: str = "SGD") -> None:

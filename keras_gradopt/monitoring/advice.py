@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_gradopt import arguments
-from keras_gradopt.callbacks import GradientMonitor, whole_number
+from keras_gradopt.monitoring.monitor import GradientMonitor
 
 _BOUNDS = {"arctan": math.pi / 2, "tanh": 1.0}  # of the activation for alpha = 1
 
@@ -107,13 +107,13 @@ def recommend_activation(
         Liu et al., Activated Gradients for Deep Neural Networks, section IV-B.
     """
     arguments.choice("activation", activation, list(_BOUNDS))
-    steps = whole_number("steps", steps, 1)
-    batch_size = whole_number("batch_size", batch_size, 1)
+    steps = arguments.whole_number("steps", steps, 1)
+    batch_size = arguments.whole_number("batch_size", batch_size, 1)
     radius = arguments.positive("radius", radius)
-    if whole_number("points", points, 5) % 2 == 0:
+    if arguments.whole_number("points", points, 5) % 2 == 0:
         raise arguments.refuse("points", points, "an odd number, at least 5")
-    directions = whole_number("directions", directions, 1)
-    seed = whole_number("seed", seed, 0)
+    directions = arguments.whole_number("directions", directions, 1)
+    seed = arguments.whole_number("seed", seed, 0)
     x, y = np.asarray(x), np.asarray(y)
     if not (x.ndim and y.ndim and len(x) == len(y) > 0):
         raise ValueError(

@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_gradopt.equations import Tensor, l2_norm, wide_dtype
+from keras_gradopt.monitoring.summaries import OF_TRANSFORM, OF_UPDATE
 from keras_gradopt.optimizers.compilation import StepFunctions
-from keras_gradopt.optimizers.pipeline import Update, dense, read
+from keras_gradopt.optimizers.pipeline import Update, dense, tensors_of
 from keras_gradopt.optimizers.transformed import update_one_by_one
-from keras_gradopt.summaries import OF_TRANSFORM, OF_UPDATE
 
 
 def scope_of(model):
@@ -49,7 +49,7 @@ class TrainingStep:
         self._then: list[Callable[[], None]] = []
 
     @classmethod
-    def of(cls, model: keras.Model) -> "TrainingStep":
+    def for_model(cls, model: keras.Model) -> "TrainingStep":
         """The one that was made for the model's present function, or a new one."""
         function = model.train_function
         if not isinstance(function, cls):
@@ -125,7 +125,7 @@ class Probe:
         self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         self._pipelines = getattr(optimizer, "pipelines", [])
         transforms = [t for p in self._pipelines for t in p.transforms]
-        self.labels = _labels([type(t).__name__ for t in transforms])
+        self.labels = _labels([t.shown_as for t in transforms])
         # as its `repr` calls the update
         name = type(self._optimizer).__name__
         self.base = getattr(self._optimizer, "update_name", name)
@@ -159,7 +159,7 @@ class Probe:
         """Forgets what was measured before."""
         self._arrived: dict[int, dict[int, np.ndarray]] = {}  # step, position
         self._last = 0
-        self._micro_steps = int(ops.convert_to_numpy(*read([self._counter])))
+        self._micro_steps = int(ops.convert_to_numpy(*tensors_of([self._counter])))
         for variable in self._variables:
             variable.assign(ops.zeros(variable.shape))
 
@@ -170,7 +170,7 @@ class Probe:
     @property
     def updates(self) -> int:
         """How many the optimizer has made."""
-        return int(ops.convert_to_numpy(*read([self._counter]))) // self._per_step
+        return int(ops.convert_to_numpy(*tensors_of([self._counter]))) // self._per_step
 
     def _index(self, variable):
         return self._optimizer._get_variable_index(variable)
@@ -208,13 +208,13 @@ class Probe:
                 update_step(gradient, variable, learning_rate)
                 return
             update = self._prepare(gradient, variable, learning_rate)
-            (before,), of_update = read([variable]), update.arguments
+            (before,), of_update = tensors_of([variable]), update.arguments
             if keras.backend.backend() == "torch":  # where updates are in place
                 gradient, before, of_update = keras.tree.map_structure(
                     ops.copy, (gradient, before, of_update)
                 )
             update_step(gradient, variable, learning_rate)
-            (after,) = read([variable])
+            (after,) = tensors_of([variable])
             position = self._positions[self._index(variable)]
             self._sample(due, position, update, gradient, before, of_update, after)
 
@@ -229,7 +229,7 @@ class Probe:
 
     def _due(self) -> Tensor:
         """Whether this step is to be sampled."""
-        (micro_steps,) = read([self._counter])
+        (micro_steps,) = tensors_of([self._counter])
         step, of_step = micro_steps // self._per_step, micro_steps % self._per_step
         # JAX comes here in all micro-steps, and drops what all but the last one did
         last = ops.equal(of_step, self._per_step - 1)
@@ -260,7 +260,7 @@ class Probe:
             ops.cond(due, send, lambda: 0)
         else:
             variable = self._variables[position]
-            (old,) = read([variable])
+            (old,) = tensors_of([variable])
             self._optimizer.assign(variable, ops.cond(due, measure, lambda: old))
 
     def _measure(self, update, step, gradient, before, after, arguments) -> Tensor:
@@ -291,6 +291,9 @@ class Probe:
         ]
 
         def observe(transform, received, result):
+            if result is None:
+                values.extend([-ops.ones((), dtype)] * len(OF_TRANSFORM))
+                return
             coefficient = result.coefficient
             if coefficient is None:
                 coefficient = ops.ones((1,), dtype)
@@ -321,7 +324,7 @@ class Probe:
 
             jax.effects_barrier()
         else:
-            for position, value in enumerate(read(self._variables)):
+            for position, value in enumerate(tensors_of(self._variables)):
                 self._receive(position, ops.convert_to_numpy(value))
         for step in sorted(self._arrived):
             of_step = self._arrived.pop(step)
