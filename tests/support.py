@@ -134,6 +134,15 @@ SAMPLED = {
     "kill costs a process, so every fourth optimizer is killed there."
     for backend in ("jax", "torch")
 }
+for feature, backend in (
+    ("`MultiWorkerMirroredStrategy`, custom loop", "tensorflow"),
+    ("`DataParallel` over processes, `fit`", "jax"),
+    ("`ModelParallel`, `fit`", "jax"),
+):
+    SAMPLED[feature, backend] = (
+        "Not tried with the others: one of each way in which an update is made "
+        "(`FAMILIES` in `tests/table.py`)."
+    )
 
 JIT = (
     "`jit_compile=True` under `MirroredStrategy`",

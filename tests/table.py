@@ -303,6 +303,10 @@ PIPELINES = {
     ),
 }
 
+# one of each way in which an update is made, for what takes long with all
+FAMILIES = ["AngularGrad", "RAdamNorm", "NosAdam", "AdaL", "GAFSGD", "WGDAdam"]
+FAMILIES += ["Transformed Adam"]
+
 # name -> function that makes the optimizer with default settings
 ALL = {**{name: row.make for name, row in ROWS.items()}, **PIPELINES}
 

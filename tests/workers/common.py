@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import keras
 import numpy as np
-from table import ALL
+from table import ALL, FAMILIES  # noqa: F401
 
 BATCH, STEPS = 16, 6
 IMAGES = np.random.default_rng(0).normal(size=(BATCH * STEPS, 6, 6, 2))
