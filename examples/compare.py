@@ -45,11 +45,11 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import flags
 import keras
 import numpy as np
 from keras.optimizers import SGD, Adam, Nadam
-from run_files import RunError, alone_in, read_json, replacing, write_json
+from training import flags
+from training.run_files import RunError, alone_in, read_json, replacing, write_json
 from workloads import WORKLOADS, Workload
 
 import keras_gradopt as ours

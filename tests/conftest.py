@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # float64 twins on JAX
 
 import keras
 import pytest
-from running import BACKEND, module_marks
+from trajectories import BACKEND, module_marks
 
 
 def pytest_ignore_collect(collection_path):
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items):
         item.user_properties.append(("optimizer", name if name in ALL else None))
 
 
-# Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder
+# for tests/support_matrix.py, if SUPPORT_RESULTS names a folder
 OUTCOMES = []
 
 

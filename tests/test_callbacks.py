@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from figures import common
+from figures import drawing
 from figures.alive import (
     ConstantFriction,
     InertAngularGrad,
@@ -18,7 +18,7 @@ from figures.alive import (
     InertWGDAdam,
 )
 from keras import ops
-from running import BACKEND, numpy_values
+from trajectories import BACKEND, numpy_values
 
 import keras_gradopt
 from keras_gradopt import transforms
@@ -328,10 +328,10 @@ def test_a_small_part_of_an_update_is_not_taken_for_all():
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="one backend is enough")
 def test_barely_alive_trains_like_the_base_at_its_factor():
     """AngularGrad on digits is Adam at 0.88 times the rate; AdamNorm is not Adam."""
-    images, labels, *validation = common.digits()
+    images, labels, *validation = drawing.digits()
 
     def losses(optimizer, *callbacks):
-        model = common.small_network(optimizer, seed=0)
+        model = drawing.small_network(optimizer, seed=0)
         history = model.fit(
             images, labels, 16, 4, shuffle=False, verbose=0, callbacks=callbacks,
             validation_data=validation,

@@ -16,7 +16,7 @@ import compare
 import workloads
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from run_files import alone_in
+from training.run_files import alone_in
 
 pytestmark = pytest.mark.backend_independent
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import BACKEND
 from table import ALL, FAMILIES
+from trajectories import BACKEND
 
 WORKERS = Path(__file__).parent / "workers"
 

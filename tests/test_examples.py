@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from recipes import RECIPES
-from run_state import Keep
-from running import numpy_values
 from test_distribution import finish, free_addresses
+from training.recipes import RECIPES
+from training.run_state import Keep
+from trajectories import numpy_values
 
 import keras_gradopt
 
@@ -42,8 +42,8 @@ def train(*flags, check=True, env=None):
 
 def test_digits_are_the_real_ones(data_dir):
     """Every image of scikit-learn's set is in exactly one split, unchanged."""
-    from datasets import prepared_builder
     from sklearn.datasets import load_digits
+    from training.datasets import prepared_builder
 
     builder = prepared_builder("digits", str(data_dir))
     assert builder.info.splits["train"].num_examples == 1437
@@ -275,8 +275,8 @@ def program(monkeypatch):
 def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
     """Its own network, optimizer, preprocessing and data set, of mock images."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    from datasets import preparing
     from test_datasets import write_images
+    from training.datasets import preparing
 
     monkeypatch.setattr(preparing, "prepare", lambda *_: None)
     recipe = RECIPES[name]
@@ -486,8 +486,8 @@ def test_bad_flag_of_the_real_program_shows_no_stack(data_dir):
 
 
 def test_every_optimizer_can_be_named():
-    from choices import optimizer_class, optimizer_classes
     from table import OPTIMIZERS
+    from training.optimizers import optimizer_class, optimizer_classes
 
     for name in (*OPTIMIZERS, "Adam", "SGD", "Nadam", "Lion"):
         assert optimizer_class(name.upper()).__name__ == name
@@ -496,7 +496,7 @@ def test_every_optimizer_can_be_named():
 
 
 def test_transforms_from_text():
-    from choices import parse_transforms
+    from training.optimizers import parse_transforms
 
     found = parse_transforms("whiten, activate(tanh,0.2,10),angular_friction(tan)")
     assert [repr(transform) for transform in found] == [
@@ -519,7 +519,7 @@ def test_transforms_from_text():
 )
 def test_schedules(schedule, expected):
     """20 epochs of 10 steps; at the begin of epochs 0, 10 and 20, and at the end."""
-    from choices import learning_rate_schedule
+    from training.optimizers import learning_rate_schedule
 
     rate = learning_rate_schedule(schedule, 1.0, 10, 20)
     at = [rate if rate == 1.0 else float(rate(step)) for step in (0, 100, 200, 999)]

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from running import stepper
 from table import ALL, OPTIMIZERS
+from trajectories import stepper
 
 import keras_gradopt as kg
 from keras_gradopt import equations

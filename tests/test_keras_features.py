@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from running import BACKEND, MODES, numpy_values, stepper
 from table import ALL
+from trajectories import BACKEND, MODES, numpy_values, stepper
 
 pytestmark = pytest.mark.oldest
 

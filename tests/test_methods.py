@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 import twins
-from running import (
+from table import CASES, OPTIMIZERS, PIPELINES, ROWS, case_id
+from trajectories import (
     BACKEND,
     KERNEL_AXES,
     MODE,
@@ -19,7 +20,6 @@ from running import (
     numpy_values,
     run,
 )
-from table import CASES, OPTIMIZERS, PIPELINES, ROWS, case_id
 
 import keras_gradopt
 

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from running import BACKEND
+from trajectories import BACKEND
 
 import keras_gradopt
 from keras_gradopt import equations

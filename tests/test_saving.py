@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from running import BACKEND
 from table import ALL
+from trajectories import BACKEND
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt

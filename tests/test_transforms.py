@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import (
+from table import ALL, ROWS
+from trajectories import (
     BACKEND,
     EVERY_MODE,
     MODE,
@@ -17,7 +18,6 @@ from running import (
     run,
     stepper,
 )
-from table import ALL, ROWS
 
 import keras_gradopt as kg
 from keras_gradopt import equations

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import BACKEND, numpy_values
 from table import ALL
+from trajectories import BACKEND, numpy_values
 
 CONTROL = "Adam"
 CHOSEN = ["AngularGrad", "Transformed Adam"]  # of ours, on every backend

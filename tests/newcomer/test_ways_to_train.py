@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import BACKEND, numpy_values
 from scenarios import (
     CONTROL,
     KINDS,
@@ -28,6 +27,7 @@ from scenarios import (
     weights_of,
 )
 from table import ALL
+from trajectories import BACKEND, numpy_values
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt

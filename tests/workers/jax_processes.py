@@ -19,7 +19,7 @@ import keras
 keras.distribution.initialize(coordinator, int(processes), int(index))
 
 import tensorflow as tf
-from common import BATCH, FAMILIES, IMAGES, LABELS, fitted, save
+from problem import BATCH, FAMILIES, IMAGES, LABELS, fitted, save
 
 assert jax.process_count() == int(processes)
 keras.distribution.set_distribution(keras.distribution.DataParallel())

@@ -3,7 +3,7 @@
 import sys
 
 import tensorflow as tf
-from common import ALL, BATCH, IMAGES, LABELS, loss, new_model, save
+from problem import ALL, BATCH, IMAGES, LABELS, loss, new_model, save
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 two = [tf.config.LogicalDeviceConfiguration()] * 2

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from models.common import activate, classifier, convolution, image_input, stem
+from training.models.blocks import activate, classifier, convolution, image_input, stem
 
 
 def dense_network(

@@ -4,13 +4,13 @@
 `model.fit` takes. Importing this registers our TFDS builders.
 """
 
-from datasets.batches import training_batches, validation_batches
-from datasets.catalogue import DATASETS, Dataset
-from datasets.digits import Digits
-from datasets.loading import Data, load, naming_unreadable_images
-from datasets.preparing import DatasetError, prepared_builder
-from datasets.preprocessing import PREPROCESSINGS, Preprocessing
-from datasets.tiny_imagenet import TinyImagenet
+from training.datasets.batches import training_batches, validation_batches
+from training.datasets.catalogue import DATASETS, Dataset
+from training.datasets.digits import Digits
+from training.datasets.loading import Data, load, naming_unreadable_images
+from training.datasets.preparing import DatasetError, prepared_builder
+from training.datasets.preprocessing import PREPROCESSINGS, Preprocessing
+from training.datasets.tiny_imagenet import TinyImagenet
 
 __all__ = [
     "DATASETS",

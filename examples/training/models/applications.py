@@ -5,7 +5,7 @@ import inspect
 import keras
 from keras import layers
 
-from models.common import classifier, penalty
+from training.models.blocks import classifier, penalty
 
 APPLICATIONS = {
     name: function

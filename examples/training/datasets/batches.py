@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from datasets.loading import Data, Split
-from datasets.preparing import DatasetError
-from datasets.preprocessing import DRAWS
+from training.datasets.loading import Data, Split
+from training.datasets.preparing import DatasetError
+from training.datasets.preprocessing import DRAWS
 
 
 def training_batches(

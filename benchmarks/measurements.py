@@ -17,11 +17,7 @@ import numpy as np
 
 import keras_gradopt
 
-OURS = [
-    "AdamCore", "RAdam", "AdaBelief", "NosAdam", "GAFAdam", "GAFSGD", "AdaL",
-    "AdamNorm", "RAdamNorm", "AdaBeliefNorm", "DiffGrad", "DiffGradNorm",
-    "AngularGrad", "WGDSGD", "WGDAdam", "WGDNadam", "WGDRAdam",
-]  # fmt: skip
+OURS = [name for name in keras_gradopt.optimizers.__all__ if name != "Transformed"]
 
 
 def optimizers() -> dict[str, Callable[[], keras.optimizers.Optimizer]]:

@@ -18,8 +18,9 @@ import tensorflow as tf
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from run_files import RunError
 from sklearn import metrics
+
+from training.run_files import RunError
 
 Batches = Iterable[tuple[Any, Any]]
 

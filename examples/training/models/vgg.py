@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from models.common import (
+from training.models.blocks import (
     activate,
     classifier,
     convolution,

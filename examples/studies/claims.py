@@ -2,8 +2,8 @@
 Title: Claims of the papers that need an experiment of their own
 Description: Regret, saddle points, batch sizes, learning rates, gradient noise.
 
-    python examples/claims.py                  # all, about a quarter of an hour
-    python examples/claims.py regret noise     # some
+    python examples/studies/claims.py                  # all, about a quarter of an hour
+    python examples/studies/claims.py regret noise     # some
 
 Each experiment prints a table and writes its rows to `docs/studies/claims/NAME.csv`.
 What the comparison of optimizers answers is in `compare.py`; what a picture answers, in
@@ -14,10 +14,13 @@ import argparse
 import csv
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import tensorflow_datasets as tfds
 
-from datasets import fashion_mnist
-from datasets.catalogue import DATASETS, Dataset
+from training.datasets import fashion_mnist
+from training.datasets.catalogue import DATASETS, Dataset
 
 OFFLINE = """\
 Without a network these work: digits; fashion_mnist, after `apt install \

@@ -4,8 +4,8 @@ Runs of the tests with the environment variable `SUPPORT_RESULTS` set leave thei
 outcomes in that folder (see `conftest.py`). From the runs on all backends, fast and
 slow,
 
-    python tests/support.py FOLDER           # writes docs/support.md
-    python tests/support.py FOLDER --check   # fails if docs/support.md differs
+    python tests/support_matrix.py FOLDER           # writes docs/support.md
+    python tests/support_matrix.py FOLDER --check   # fails if docs/support.md differs
 """
 
 import argparse
@@ -231,8 +231,8 @@ def render(results, keras_tests, optimizers):
         "TensorFlow, JAX and PyTorch (on CPUs). What is not in the first list works "
         "with every optimizer on every backend.",
         "",
-        "Generated from the outcomes of the tests by `tests/support.py`; CI checks "
-        "that it is current.",
+        "Generated from the outcomes of the tests by `tests/support_matrix.py`; CI "
+        "checks that it is current.",
         "",
         "## What does not work, or was not tried",
         "",
@@ -340,7 +340,7 @@ def main():
     elif not DOCUMENT.exists() or DOCUMENT.read_text() != text:
         sys.exit(
             "docs/support.md is not what the tests show. Write it again: "
-            "python tests/support.py FOLDER"
+            "python tests/support_matrix.py FOLDER"
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from models.common import (
+from training.models.blocks import (
     activate,
     batch_norm,
     classifier,

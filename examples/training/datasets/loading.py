@@ -13,9 +13,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from predict import SUFFIXES, has_palette
 
-from datasets.catalogue import DATASETS, Dataset
-from datasets.preparing import DatasetError, prepared_builder
-from datasets.preprocessing import PREPROCESSINGS
+from training.datasets.catalogue import DATASETS, Dataset
+from training.datasets.preparing import DatasetError, prepared_builder
+from training.datasets.preprocessing import PREPROCESSINGS
 
 CACHED_BYTES = 2**31  # a split that takes more memory is read anew in every epoch
 SHUFFLED_IMAGES = 16_384  # of such a split

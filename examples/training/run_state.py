@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from run_files import read_json, replacing
+
+from training.run_files import read_json, replacing
 
 STATE = "run_state.json"
 # all that `train.py` leaves, first the file that makes a run complete

@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 
-from models.applications import APPLICATIONS, application
-from models.densenet import dense_network
-from models.resnet import residual_network
-from models.vgg import vgg_network
+from training.models.applications import APPLICATIONS, application
+from training.models.densenet import dense_network
+from training.models.resnet import residual_network
+from training.models.vgg import vgg_network
 
 __all__ = ["MODELS", "create_model"]
 
