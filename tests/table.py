@@ -266,6 +266,7 @@ OPTIMIZERS = {
 
 
 def clipped_sgd(learning_rate=0.1, clipping=0.01, epsilon=1e-3, **keywords):
+    keywords = {"momentum": 0.9, **keywords}
     clip = kt.ClipAdaptively(clipping, epsilon)
     return kg.SGDCore(learning_rate, transforms=[clip], **keywords)
 
@@ -275,12 +276,18 @@ TRANSFORMS = {
     "ClipAdaptively": Row(
         clipped_sgd,
         twins.agc,
-        base=lambda: kg.SGDCore(0.1),
-        neutral=lambda: (clipped_sgd(clipping=1e9), kg.SGDCore(0.1), same),
+        base=lambda: kg.SGDCore(0.1, momentum=0.9),
+        neutral=lambda: (
+            clipped_sgd(clipping=1e9),
+            kg.SGDCore(0.1, momentum=0.9),
+            same,
+        ),
         defaults={"learning_rate": 0.1, "clipping": 0.01, "epsilon": 1e-3},
         variations=[{"clipping": 0.3, "epsilon": 0.5}],
-        identity=lambda: kg.Transformed(kg.SGDCore(0.1), [kt.ClipAdaptively()]),
-        slots=0,
+        identity=lambda: kg.Transformed(
+            kg.SGDCore(0.1, momentum=0.9), [kt.ClipAdaptively()]
+        ),
+        slots=1,
     ),
 }
 

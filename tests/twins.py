@@ -291,12 +291,20 @@ def gafsgd(
     return path(theta, steps())
 
 
-def agc(theta, gradients, learning_rate, clipping, epsilon, kernel_axes=None):
+def agc(
+    theta,
+    gradients,
+    learning_rate,
+    clipping,
+    epsilon,
+    momentum=0.9,
+    kernel_axes=None,
+):
     """SGD after adaptive gradient clipping, unit by unit."""
-    weights = np.array(theta)
+    weights, velocity = np.array(theta), np.zeros_like(theta)
     values = [weights.copy()]
     for g in gradients:
-        weights = weights.copy()
+        clipped = np.zeros_like(g)
         if weights.ndim < 2:
             units = [...]
         else:
@@ -304,9 +312,9 @@ def agc(theta, gradients, learning_rate, clipping, epsilon, kernel_axes=None):
         for unit in units:
             w, h = np.linalg.norm(weights[unit]), np.linalg.norm(g[unit])
             longest = clipping * max(w, epsilon)
-            weights[unit] = weights[unit] - learning_rate * g[unit] * (
-                longest / h if h > longest else 1
-            )
+            clipped[unit] = g[unit] * (longest / h if h > longest else 1)
+        velocity = momentum * velocity - learning_rate * clipped
+        weights = weights + velocity
         values.append(weights)
     return np.stack(values)
 
