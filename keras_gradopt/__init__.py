@@ -20,7 +20,7 @@ from keras_gradopt import callbacks, equations, optimizers, transforms
 from keras_gradopt.monitoring import ActivationAdvice, recommend_activation
 from keras_gradopt.monitoring import inspect as inspect  # see below
 from keras_gradopt.optimizers import *
-from keras_gradopt.transforms import layerwise_decay
+from keras_gradopt.transforms.selection import layerwise_decay
 from keras_gradopt.version import __version__
 
 # without inspect: a star import would put it in the place of Python's own

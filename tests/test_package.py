@@ -40,6 +40,7 @@ PUBLIC = {
     },
     "ActivationAdvice": keras_gradopt.ActivationAdvice,
     "inspect": keras_gradopt.inspect,
+    "layerwise_decay": keras_gradopt.layerwise_decay,
     "recommend_activation": keras_gradopt.recommend_activation,
 }
 

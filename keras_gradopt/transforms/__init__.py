@@ -14,7 +14,6 @@ from keras_gradopt.transforms.norms import CorrectNorm, ScaleByL1Norm
 from keras_gradopt.transforms.selection import (
     Only,
     ScaleLearningRate,
-    layerwise_decay,
 )
 from keras_gradopt.transforms.whitening import Whiten
 
@@ -33,5 +32,4 @@ __all__ = [
     "Slot",
     "Transform",
     "Whiten",
-    "layerwise_decay",
 ]
