@@ -172,7 +172,8 @@ def bfloat16(b: Bench) -> str:
 
 
 @check(
-    "Sparse gradients of embeddings (tf.IndexedSlices) are worth what dense ones are."
+    "Sparse gradients of embeddings (tf.IndexedSlices) are worth what dense ones are.",
+    keras_fault="sparse-gradients-of-a-repeated-row-are-squared-one-by-one",
 )
 def sparse_gradients(b: Bench) -> str:
     b.need_tensorflow("gradients of Keras' embeddings are dense")

@@ -5,6 +5,8 @@ from typing import Literal
 
 from keras_gradopt.testing.registry import Check
 
+STATUSES = ("passed", "failed", "failed as Keras", "skipped")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -92,12 +94,9 @@ class Report:
 
     def summary(self) -> str:
         """How many checks passed, failed and were skipped."""
-        counts: dict[str, int] = {}
-        for outcome in self.outcomes:
-            counts[_status(outcome)] = counts.get(_status(outcome), 0) + 1
-        return ", ".join(f"{n} {s}" for s, n in counts.items()) + (
-            f" ({self.seconds:.0f} s)"
-        )
+        found = [_status(outcome) for outcome in self.outcomes]
+        counts = [f"{found.count(s)} {s}" for s in STATUSES if s in found]
+        return f"{', '.join(counts)} ({self.seconds:.0f} s)"
 
     def raise_for_failures(self) -> None:
         """Raises `ConformanceError` if a check failed."""

@@ -199,7 +199,8 @@ def check_optimizer(
         skip=skip,
         strict=strict,
     )
-    report = Report(factory_name(factory), tuple(outcomes(made)))
+    name = factory_name(factory)
+    report = Report(name, tuple(outcomes(made)))
     if raise_on_failure:
         report.raise_for_failures()
     return report
@@ -213,8 +214,6 @@ def outcomes(made: list[BoundCheck]) -> Iterator[Outcome]:
 
 def factory_name(factory: Factory) -> str:
     """The name of the optimizer's class."""
-    if isinstance(factory, type):
-        return factory.__name__
     made = factory()
     if not isinstance(made, keras.optimizers.Optimizer):
         raise ValueError(f"factory made {made!r}, which is no Keras optimizer")

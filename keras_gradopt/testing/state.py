@@ -99,8 +99,9 @@ def mismatched_state(b: Bench) -> str:
         b.walk(optimizer, bench.gradients(2), only=only)
         return optimizer
 
-    store = _store(stepped([0, 1]))
-    seen = []
+    store, seen = _store(stepped([0, 1])), []
+    if len(_store(stepped([0]))) == len(store):
+        return "it has no state of variables"
     for what, only in {"fewer": [0], "more": [0, 1, 2]}.items():
         said = _said(stepped(only), store)
         seen.append(f"{what} variables: {said or 'silence'}")
