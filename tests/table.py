@@ -67,13 +67,8 @@ def unit_l1(gradients):
 
 
 def zero_mean(gradients):
-    """Every gradient of rank 3 or more, with the mean over its kernels removed.
-
-    The depthwise kernel of the recorded tensors is the last one.
-    """
-    *others, depthwise = gradients
-    centered = [g - g.mean(axis=-1, keepdims=True) if g.ndim > 3 else g for g in others]
-    return [*centered, depthwise - depthwise.mean(axis=(-2, -1), keepdims=True)]
+    """Every gradient of a convolution's kernel, with the mean over kernels removed."""
+    return [g - g.mean(axis=-1, keepdims=True) if g.ndim > 4 else g for g in gradients]
 
 
 def late(optimizer):
