@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items):
         name = parameters.get("name")
         item.user_properties.append(("optimizer", name if name in ALL else None))
         check = getattr(parameters.get("check"), "name", None)
-        item.user_properties.append(("check", check))
+        item.user_properties.append(("check", check if name in ALL else None))
 
 
 # Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder

@@ -78,11 +78,6 @@ def one_device_jax(tmp_path_factory):
     return folder
 
 
-def test_mirrored_strategy(one_device, tmp_path):
-    finish(start("mirrored.py", tmp_path))
-    assert_same(tmp_path, one_device)
-
-
 def test_multi_worker_mirrored_strategy(one_device, tmp_path):
     addresses = free_addresses(2)
     finish(*(start("multiworker.py", tmp_path, i, *addresses) for i in range(2)))
