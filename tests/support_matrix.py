@@ -17,67 +17,49 @@ from pathlib import Path
 DOCUMENT = Path(__file__).parent.parent / "docs" / "support.md"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
-# section -> feature -> the tests that show it, each of them for every optimizer
+# section -> feature -> what shows it for every optimizer: tests, or checks of the
+# conformance kit (names without test_), which tests/test_conformance.py runs
 FEATURES = {
     "How it runs": {
-        "eager, graph and XLA agree": ["test_eager_graph_and_compiled_agree"],
-        "`fit` with `run_eagerly=True`": ["test_fit_eagerly"],
-        "`fit` with `jit_compile=True`": ["test_fit_compiled"],
+        "eager, graph and XLA agree": ["modes_agree"],
         "float16, bfloat16, float32 and float64 variables; zero, repeated, 1e-30 and "
         "1e30 gradients: no NaN where Keras' Adam has none": [
             "test_no_nan_where_adam_has_none",
-            "test_extreme_gradients_give_nan_only_where_adam_has_it",
+            "zero_gradients",
+            "extreme_gradients",
         ],
-        "infinite and NaN gradients stay in their variable": [
-            "test_infinite_gradients_stay_in_their_variable"
-        ],
-        "sparse gradients of embeddings": ["test_sparse_gradients_equal_dense"],
+        "infinite and NaN gradients stay in their variable": ["nonfinite_gradients"],
+        "sparse gradients of embeddings": ["sparse_gradients"],
         "`mixed_float16` and `mixed_bfloat16`": ["test_mixed_precision_trains"],
         "custom loops: `apply`, `apply_gradients`": ["test_apply_gradients_is_apply"],
-        "`stateless_apply`, also accumulating": ["test_stateless_apply_is_apply"],
     },
     "Keras' settings": {
-        "gradient accumulation": ["test_gradient_accumulation_is_one_step_on_the_mean"],
-        "`clipnorm`, `clipvalue`, `global_clipnorm`": [
-            "test_clipping_comes_before_the_transforms"
-        ],
-        "moving average of the weights": ["test_moving_average_of_the_weights"],
-        "moving average that overwrites them": [
-            "test_moving_average_overwrites_the_weights"
-        ],
-        "schedules, callables, setting `learning_rate`": [
-            "test_schedule_and_setter_agree"
-        ],
+        "gradient accumulation": ["accumulation"],
+        "`clipnorm`, `clipvalue`, `global_clipnorm`": ["clipping"],
+        "moving average of the weights": ["moving_average"],
+        "moving average that overwrites them": ["moving_average"],
+        "schedules, callables, setting `learning_rate`": ["schedules"],
         "weight decay and `exclude_from_weight_decay`": [
-            "test_weight_decay_is_decoupled_and_can_be_excluded",
+            "weight_decay",
+            "exclusions_reload",
             "test_weight_decay_exclusions_survive_a_reload",
         ],
-        "`loss_scale_factor`": ["test_loss_scale_factor_is_taken_out"],
-        "`LossScaleOptimizer`, skipped steps": [
-            "test_loss_scale_optimizer_skips_steps_that_overflow"
-        ],
+        "`loss_scale_factor`": ["loss_scaling"],
+        "`LossScaleOptimizer`, skipped steps": ["loss_scaling"],
         "`MultiOptimizer`": ["test_multi_optimizer_runs_two_of_ours"],
     },
     "Models": {
-        "a second `fit`": ["test_a_second_fit_goes_on"],
-        "several outputs": ["test_several_outputs_and_losses"],
-        "freezing and unfreezing, compiling again": [
-            "test_freezing_after_building_stops_a_layer"
-        ],
-        "freezing and unfreezing in a custom loop": [
-            "test_freezing_without_compiling_again"
-        ],
-        "variables without gradient": [
-            "test_missing_gradients_leave_variables_and_slots_alone"
-        ],
-        "other variables: a clear error": ["test_other_variables_are_a_clear_error"],
+        "a second `fit`": ["resume"],
+        "freezing and unfreezing in a custom loop": ["frozen_variables"],
+        "variables without gradient": ["frozen_variables"],
+        "other variables: a clear error": ["unknown_variable"],
     },
     "Nothing lost": {
         "`.keras`, reloaded in a new process": [
             "test_reloads_in_a_new_process_and_goes_on_bit_identically"
         ],
         "`.keras` files of earlier versions": ["test_saved_file_goes_on_as_it_did"],
-        "`save_own_variables`": ["test_own_variables_round_trip"],
+        "`save_own_variables`": ["saved_variables"],
         "`tf.train.Checkpoint`": ["test_tensorflow_checkpoint_round_trip"],
         "killed (-9) and restored, bit by bit": [
             "test_killed_and_restored_is_never_killed"
@@ -85,7 +67,7 @@ FEATURES = {
         "pickle and copy": ["test_pickle_and_copy"],
     },
     "Several devices": {
-        "`MirroredStrategy`, `fit`": ["test_mirrored_strategy"],
+        "`MirroredStrategy`, `fit`": ["two_devices"],
         "`MultiWorkerMirroredStrategy`, custom loop": [
             "test_multi_worker_mirrored_strategy"
         ],
@@ -103,14 +85,10 @@ RUNS_ON = {
 # feature, backend -> why no optimizer has it there; anything else that is missing is
 # an error
 LIMITS = {
-    ("`fit` with `jit_compile=True`", "torch"): "Keras compiles the model there, never "
-    "the optimizer.",
     ("sparse gradients of embeddings", "jax"): "Gradients of Keras' embeddings are "
     "dense there; `BCOO` gradients pass Keras' own `optimizer_sparse_test.py`.",
     ("sparse gradients of embeddings", "torch"): "Gradients of Keras' embeddings are "
     "dense there.",
-    ("`stateless_apply`, also accumulating", "tensorflow"): "Keras raises `ValueError: "
-    "stateless_apply is not supported with the TensorFlow backend`.",
     ("`tf.train.Checkpoint`", "jax"): "A TensorFlow format.",
     ("`tf.train.Checkpoint`", "torch"): "A TensorFlow format.",
     ("`MirroredStrategy`, `fit`", "jax"): "`tf.distribute` is TensorFlow's.",

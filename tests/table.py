@@ -67,13 +67,8 @@ def unit_l1(gradients):
 
 
 def zero_mean(gradients):
-    """Every gradient of rank 3 or more, with the mean over its kernels removed.
-
-    The depthwise kernel of the recorded tensors is the last one.
-    """
-    *others, depthwise = gradients
-    centered = [g - g.mean(axis=-1, keepdims=True) if g.ndim > 3 else g for g in others]
-    return [*centered, depthwise - depthwise.mean(axis=(-2, -1), keepdims=True)]
+    """Every gradient of a convolution's kernel, with the mean over kernels removed."""
+    return [g - g.mean(axis=-1, keepdims=True) if g.ndim > 4 else g for g in gradients]
 
 
 def late(optimizer):
@@ -265,7 +260,7 @@ OPTIMIZERS = {
 }
 
 
-def clipped_sgd(learning_rate=0.1, clipping=0.01, epsilon=1e-3, **keywords):
+def clipped_sgd(learning_rate=0.1, clipping=0.3, epsilon=1e-3, **keywords):
     keywords = {"momentum": 0.9, **keywords}
     clip = kt.ClipAdaptively(clipping, epsilon)
     return kg.SGDCore(learning_rate, transforms=[clip], **keywords)
@@ -282,10 +277,10 @@ TRANSFORMS = {
             kg.SGDCore(0.1, momentum=0.9),
             same,
         ),
-        defaults={"learning_rate": 0.1, "clipping": 0.01, "epsilon": 1e-3},
-        variations=[{"clipping": 0.3, "epsilon": 0.5}],
+        defaults={"learning_rate": 0.1, "clipping": 0.3, "epsilon": 1e-3},
+        variations=[{"clipping": 0.01, "epsilon": 0.5}],
         identity=lambda: kg.Transformed(
-            kg.SGDCore(0.1, momentum=0.9), [kt.ClipAdaptively()]
+            kg.SGDCore(0.1, momentum=0.9), [kt.ClipAdaptively(0.3)]
         ),
         slots=1,
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from table import ALL, FAMILIES
+from table import FAMILIES
 from trajectories import BACKEND
 
 WORKERS = Path(__file__).parent / "workers"
@@ -76,11 +76,6 @@ def one_device_jax(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_device_jax")
     finish(start("one_device.py", folder, backend="jax"))
     return folder
-
-
-def test_mirrored_strategy(one_device, tmp_path):
-    finish(start("mirrored.py", tmp_path))
-    assert_same(tmp_path, one_device, ALL)
 
 
 def test_multi_worker_mirrored_strategy(one_device, tmp_path, record_property):
