@@ -32,7 +32,7 @@ if __name__ == "__main__":  # autotuning asks for a GPU
 import jax
 import keras
 import numpy as np
-from common import environment, write_csv
+from measurements import environment, write_csv
 
 import keras_gradopt
 from keras_gradopt import transforms

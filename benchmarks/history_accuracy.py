@@ -20,7 +20,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import keras
 import numpy as np
-from common import environment, write_csv
+from measurements import environment, write_csv
 from sklearn.datasets import load_digits
 
 import keras_gradopt as kg

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import numpy as np
 import tensorflow_datasets as tfds
-from common import environment, write_csv
-from datasets import load, training_batches
+from measurements import environment, write_csv
+from training.datasets import load, training_batches
 
 # name: images, shape, encoding, size for the network, preprocessing
 ROWS = {

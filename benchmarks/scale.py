@@ -27,7 +27,7 @@ os.environ["XLA_FLAGS"] = (
 import gpu_program  # sets the backend
 import jax
 import numpy as np
-from common import environment, write_csv
+from measurements import environment, write_csv
 
 H100_BANDWIDTH = 3.35e12  # bytes a second, NVIDIA's data sheet of the SXM5 80 GB
 PARAMETERS = [10**6, 10**7, 10**8, 10**9]

@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait take no CPU
 
-from common import (
+from measurements import (
     environment,
     gradients_like,
     interleaved,

@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
-from common import environment, gradients_like, network, optimizers, write_csv
+from measurements import environment, gradients_like, network, optimizers, write_csv
 
 MEASURED = ("trace_s", "first_call_s", "xla_first_call_s")
 

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import keras
 import numpy as np
-from common import environment, interleaved, milliseconds, optimizers, write_csv
-from models import create_model
+from measurements import environment, interleaved, milliseconds, optimizers, write_csv
 from scipy.stats import bootstrap
+from training.models import create_model
 
 NAMES = ["keras Adam", "AngularGrad", "AdamNorm", "DiffGradNorm"]  # the most bytes
 

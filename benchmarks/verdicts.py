@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import keras
 import numpy as np
-from figures import common
+from figures import drawing
 
 import keras_gradopt as kg
 from keras_gradopt.callbacks import GradientMonitor
@@ -47,10 +47,10 @@ def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[2])
     make.add_argument("--seeds", type=int, default=5)
     seeds = make.parse_args().seeds
-    images, labels, *validation = common.digits()
+    images, labels, *validation = drawing.digits()
 
     def losses(optimizer, seed, *callbacks):
-        history = common.small_network(optimizer, seed).fit(
+        history = drawing.small_network(optimizer, seed).fit(
             images, labels, 16, 4, shuffle=False, verbose=0,
             validation_data=validation, callbacks=list(callbacks),
         )  # fmt: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import flags  # without TensorFlow
+from training import flags  # without TensorFlow
 
 
 def parse_arguments(arguments=None):
@@ -67,10 +67,10 @@ import tensorflow as tf
 
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
-import choices
 import keras
-from datasets import DatasetError, load, training_batches, validation_batches
-from models import create_model
+from training import optimizers
+from training.datasets import DatasetError, load, training_batches, validation_batches
+from training.models import create_model
 
 """
 ## Model and data
@@ -92,10 +92,10 @@ def build(data, steps_per_epoch):
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
-        rate = choices.learning_rate_schedule(
+        rate = optimizers.learning_rate_schedule(
             args.schedule, args.learning_rate, steps_per_epoch, args.epochs
         )
-        optimizer = choices.make_optimizer(args.optimizer, rate, {}, [])
+        optimizer = optimizers.make_optimizer(args.optimizer, rate, {}, [])
         optimizer.build(model.trainable_variables)
         model.compile(optimizer, loss="sparse_categorical_crossentropy")
     return model

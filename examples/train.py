@@ -19,6 +19,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -29,13 +30,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "data-parallel" in sys.argv:  # before Keras is imported
     os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import choices
-import flags
 import keras
 import numpy as np
-import results
 import tensorflow as tf
-from datasets import (
+from training import flags, optimizers, results
+from training.datasets import (
     DATASETS,
     PREPROCESSINGS,
     DatasetError,
@@ -44,10 +43,10 @@ from datasets import (
     training_batches,
     validation_batches,
 )
-from models import MODELS, create_model
-from recipes import RECIPES, Recipe
-from run_files import RunError, alone_in, write_json
-from run_state import Keep
+from training.models import MODELS, create_model
+from training.recipes import RECIPES, Recipe
+from training.run_files import RunError, alone_in, write_json
+from training.run_state import Keep
 
 import keras_gradopt
 
@@ -189,15 +188,15 @@ def settle(args):
     run = dataclasses.replace(recipe, **given)
     if run.weights == "none":
         run = dataclasses.replace(run, weights=None)
-    optimizer = choices.optimizer_class(run.optimizer)
+    optimizer = optimizers.optimizer_class(run.optimizer)
     settings = dict(run.settings)
-    if optimizer is not choices.optimizer_class(recipe.optimizer):
+    if optimizer is not optimizers.optimizer_class(recipe.optimizer):
         accepted = inspect.signature(optimizer).parameters
         settings = {n: v for n, v in settings.items() if n in accepted}
         if args.learning_rate is None and not args.recipe:
             default_rate = accepted["learning_rate"].default
             run = dataclasses.replace(run, learning_rate=default_rate)
-    settings |= choices.parse_settings(args.set_)
+    settings |= optimizers.parse_settings(args.set_)
     if args.accumulate and args.accumulate > 1:
         settings["gradient_accumulation_steps"] = args.accumulate
     if args.ema is not None:
@@ -205,8 +204,6 @@ def settle(args):
     if args.clipnorm:
         settings["clipnorm"] = args.clipnorm
     run = dataclasses.replace(run, settings=settings)
-    if run.backbone_rate != 1 and args.ema is not None:
-        raise ValueError("--ema and --backbone-rate do not go together in Keras")
     if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
         raise ValueError("--strategy data-parallel needs KERAS_BACKEND=jax")
     if args.strategy == "mirrored" and keras.backend.backend() != "tensorflow":
@@ -243,9 +240,9 @@ def print_names():
 
     show("data sets (and any of TFDS' image classification, or folder:PATH)", DATASETS)
     show("networks (and any of keras.applications)", MODELS)
-    classes = set(choices.optimizer_classes().values())
+    classes = set(optimizers.optimizer_classes().values())
     show("optimizers", sorted(cls.__name__ for cls in classes))
-    show("transforms (--transforms)", sorted(choices.TRANSFORMS))
+    show("transforms (--transforms)", sorted(optimizers.TRANSFORMS))
     show("recipes", (f"{name}: {recipe.source}" for name, recipe in RECIPES.items()))
 
 
@@ -310,14 +307,16 @@ def sharing_devices():
 """
 
 
-def optimizer_of(args, run, steps_per_epoch, factor=1.0):
-    """The optimizer, its learning rate multiplied by `factor`."""
+def optimizer_of(args, run, steps_per_epoch, rates=()):
+    """The optimizer, with the transforms that were asked for and those in `rates`."""
     given = args.transforms
-    transforms = [] if given is None else choices.parse_transforms(given)
-    rate = choices.learning_rate_schedule(
-        run.schedule, factor * run.learning_rate, steps_per_epoch, run.epochs
+    parsed = [] if given is None else optimizers.parse_transforms(given)
+    rate = optimizers.learning_rate_schedule(
+        run.schedule, run.learning_rate, steps_per_epoch, run.epochs
     )
-    return choices.make_optimizer(run.optimizer, rate, run.settings, transforms)
+    return optimizers.make_optimizer(
+        run.optimizer, rate, run.settings, [*parsed, *rates]
+    )
 
 
 def build(args, run, data, steps_per_epoch):
@@ -338,16 +337,13 @@ def build(args, run, data, steps_per_epoch):
         weights=run.weights,
     )
 
-    def optimizer(factor):
-        return optimizer_of(args, run, steps_per_epoch, factor)
-
-    if run.backbone_rate == 1:
-        chosen = optimizer(1.0)
-    else:
-        head = model.layers[-1].name
-        chosen = choices.slower_backbone(optimizer, run.backbone_rate, head)
+    rates = []
+    if run.backbone_rate != 1:  # the first pattern that fits counts
+        head = re.escape(model.layers[-1].name)
+        factors = {rf"(^|/){head}/": 1.0, ".": run.backbone_rate}
+        rates = [keras_gradopt.transforms.ScaleLearningRate(factors)]
     model.compile(
-        chosen,
+        optimizer_of(args, run, steps_per_epoch, rates),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=True if args.jit else "auto",
@@ -559,7 +555,7 @@ def prepare(args, run):
     """
     scope = set_up(args, run)
     optimizer_of(args, run, 1)  # whether its arguments are right, before the data
-    choices.try_one_step(run.optimizer, run.learning_rate, run.settings)
+    optimizers.try_one_step(run.optimizer, run.learning_rate, run.settings)
     data = load(
         run.dataset,
         data_dir=args.data_dir,

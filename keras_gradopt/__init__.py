@@ -17,56 +17,20 @@ from keras_gradopt import requirements
 requirements.check()
 
 from keras_gradopt import callbacks, equations, optimizers, transforms
-from keras_gradopt.advice import ActivationAdvice, recommend_activation
-from keras_gradopt.inspection import inspect as inspect  # see below
-from keras_gradopt.optimizers import (
-    GAFSGD,
-    WGDSGD,
-    AdaBelief,
-    AdaBeliefNorm,
-    AdaL,
-    AdamCore,
-    AdamNorm,
-    AngularGrad,
-    DiffGrad,
-    DiffGradNorm,
-    GAFAdam,
-    NosAdam,
-    RAdam,
-    RAdamNorm,
-    SGDCore,
-    Transformed,
-    WGDAdam,
-    WGDNadam,
-    WGDRAdam,
-)
+from keras_gradopt.monitoring import ActivationAdvice, recommend_activation
+from keras_gradopt.monitoring import inspect as inspect  # see below
+from keras_gradopt.optimizers import *
+from keras_gradopt.transforms.selection import layerwise_decay
 from keras_gradopt.version import __version__
 
 # without inspect: a star import would put it in the place of Python's own
 __all__ = [
-    "GAFSGD",
-    "WGDSGD",
+    *optimizers.__all__,
     "ActivationAdvice",
-    "AdaBelief",
-    "AdaBeliefNorm",
-    "AdaL",
-    "AdamCore",
-    "AdamNorm",
-    "AngularGrad",
-    "DiffGrad",
-    "DiffGradNorm",
-    "GAFAdam",
-    "NosAdam",
-    "RAdam",
-    "RAdamNorm",
-    "SGDCore",
-    "Transformed",
-    "WGDAdam",
-    "WGDNadam",
-    "WGDRAdam",
     "__version__",
     "callbacks",
     "equations",
+    "layerwise_decay",
     "optimizers",
     "recommend_activation",
     "transforms",

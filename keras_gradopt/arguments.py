@@ -135,6 +135,13 @@ def _integer_from(low: int) -> Callable[[str, Any], Any]:
     return check
 
 
+def whole_number(name: str, value: Any, low: int) -> int:
+    """Checks a whole number that is not below `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise refuse(name, value, f"a whole number, at least {low}")
+    return int(value)
+
+
 def text(name: str, value: Any) -> str:
     """Checks a string."""
     if not isinstance(value, str):

@@ -9,6 +9,7 @@ References:
     AngularGrad: Roy et al. (2021). AdaNorm: Dubey et al. (2022).
     GAF: Liu et al. (2021). AdaL: Zhang et al. (2021).
     WGD: Gholamalinejad and Khosravi (2022).
+    AGC: Brock et al. (2021).
     diffGrad: Dubey et al. (2019). RAdam: Liu et al. (2019). Nadam: Dozat (2016).
 """
 
@@ -298,6 +299,27 @@ def gradient_activation(
 ) -> Tensor:
     """GAF: `alpha f(beta x)`, f = arctan, tanh or `sign(x) ln(1 + |x|)` (Table I)."""
     return alpha * ACTIVATIONS[activation](beta * x)
+
+
+def adaptive_clipping(
+    gradient: Tensor, value: Tensor, clipping: float, epsilon: float
+) -> Tensor:
+    """AGC: no unit's gradient longer than `clipping * max(||w||, epsilon)`.
+
+    Brock et al. (2021), eq. 3. A unit is what the last axis counts; a tensor of rank 0
+    or 1 is one. Gradients that are finite stay so; one that is not stays as it is.
+    """
+    if 0 in gradient.shape:
+        return gradient
+    axes = tuple(range(len(gradient.shape) - 1)) or None
+    weights = ops.sqrt(ops.sum(ops.square(value), axes, keepdims=True))
+    longest = clipping * ops.where(weights > epsilon, weights, epsilon)
+    largest = ops.max(ops.abs(gradient), axes, keepdims=True)
+    largest = ops.where(largest > 0, largest, 1.0)
+    scaled = gradient / largest  # so that no square overflows
+    length = ops.sqrt(ops.sum(ops.square(scaled), axes, keepdims=True))
+    clipped = scaled * (longest / ops.where(length > 0, length, 1.0))
+    return ops.where(length > longest / largest, clipped, gradient)
 
 
 def whiten(gradient: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,11 @@ os.environ.setdefault("JAX_ENABLE_X64", "1")  # float64 twins on JAX
 
 import keras
 import pytest
-from running import BACKEND, module_marks
+from trajectories import BACKEND, module_marks
+
+from keras_gradopt.testing import split_cpu
+
+split_cpu()  # before TensorFlow starts, for the check `two_devices`
 
 
 def pytest_ignore_collect(collection_path):
@@ -43,10 +47,17 @@ def pytest_collection_modifyitems(items):
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         name = parameters.get("name")
         item.user_properties.append(("optimizer", name if name in ALL else None))
+        check = getattr(parameters.get("check"), "name", None)
+        item.user_properties.append(("check", check if name in ALL else None))
 
 
-# Outcomes for the support matrix (tests/support.py), if SUPPORT_RESULTS names a folder
+# for tests/support_matrix.py, if SUPPORT_RESULTS names a folder
 OUTCOMES = []
+
+
+def name_of(nodeid):
+    """The test's, without its parameters."""
+    return nodeid.partition("::")[2].partition("[")[0]
 
 
 def pytest_runtest_logreport(report):
@@ -55,7 +66,7 @@ def pytest_runtest_logreport(report):
         for optimizer in properties.get("optimizers", [properties["optimizer"]]):
             OUTCOMES.append(
                 {
-                    "test": report.nodeid.partition("::")[2].partition("[")[0],
+                    "test": properties.get("check") or name_of(report.nodeid),
                     "optimizer": optimizer,
                     "outcome": report.outcome,
                     "keras_tests": properties.get("keras_tests"),

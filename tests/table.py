@@ -67,13 +67,8 @@ def unit_l1(gradients):
 
 
 def zero_mean(gradients):
-    """Every gradient of rank 3 or more, with the mean over its kernels removed.
-
-    The depthwise kernel of the recorded tensors is the last one.
-    """
-    *others, depthwise = gradients
-    centered = [g - g.mean(axis=-1, keepdims=True) if g.ndim > 3 else g for g in others]
-    return [*centered, depthwise - depthwise.mean(axis=(-2, -1), keepdims=True)]
+    """Every gradient of a convolution's kernel, with the mean over kernels removed."""
+    return [g - g.mean(axis=-1, keepdims=True) if g.ndim > 4 else g for g in gradients]
 
 
 def late(optimizer):
@@ -264,6 +259,36 @@ OPTIMIZERS = {
     ),
 }
 
+
+def clipped_sgd(learning_rate=0.1, clipping=0.3, epsilon=1e-3, **keywords):
+    keywords = {"momentum": 0.9, **keywords}
+    clip = kt.ClipAdaptively(clipping, epsilon)
+    return kg.SGDCore(learning_rate, transforms=[clip], **keywords)
+
+
+# transforms that are in no class of their own; a new one is one row
+TRANSFORMS = {
+    "ClipAdaptively": Row(
+        clipped_sgd,
+        twins.agc,
+        base=lambda: kg.SGDCore(0.1, momentum=0.9),
+        neutral=lambda: (
+            clipped_sgd(clipping=1e9),
+            kg.SGDCore(0.1, momentum=0.9),
+            same,
+        ),
+        defaults={"learning_rate": 0.1, "clipping": 0.3, "epsilon": 1e-3},
+        variations=[{"clipping": 0.01, "epsilon": 0.5}],
+        identity=lambda: kg.Transformed(
+            kg.SGDCore(0.1, momentum=0.9), [kt.ClipAdaptively(0.3)]
+        ),
+        slots=1,
+    ),
+}
+
+# all that has a twin
+ROWS = {**OPTIMIZERS, **TRANSFORMS}
+
 # Keywords are those of the inner optimizer.
 PIPELINES = {
     "Transformed Lion": lambda learning_rate=1e-4, **keywords: kg.Transformed(
@@ -280,14 +305,16 @@ PIPELINES = {
     ),
 }
 
+# one of each way in which an update is made, for what takes long with all
+FAMILIES = ["AngularGrad", "RAdamNorm", "NosAdam", "AdaL", "GAFSGD", "WGDAdam"]
+FAMILIES += ["Transformed Adam"]
+
 # name -> function that makes the optimizer with default settings
-ALL = {**{name: row.make for name, row in OPTIMIZERS.items()}, **PIPELINES}
+ALL = {**{name: row.make for name, row in ROWS.items()}, **PIPELINES}
 
 # (name, keyword arguments) for every row and variation
 CASES = [
-    (name, keywords)
-    for name, row in OPTIMIZERS.items()
-    for keywords in [{}, *row.variations]
+    (name, keywords) for name, row in ROWS.items() for keywords in [{}, *row.variations]
 ]
 
 

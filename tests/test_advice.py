@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from keras_gradopt import recommend_activation
-from keras_gradopt.advice import filter_normalized
+from keras_gradopt.monitoring.advice import filter_normalized
 
 
 class Power(keras.layers.Layer):

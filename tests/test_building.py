@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import BACKEND
+from trajectories import BACKEND
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from figures import common
+from figures import drawing
 from figures.alive import (
     ConstantFriction,
     InertAngularGrad,
@@ -18,13 +18,13 @@ from figures.alive import (
     InertWGDAdam,
 )
 from keras import ops
-from running import BACKEND, numpy_values
+from trajectories import BACKEND, numpy_values
 
 import keras_gradopt
 from keras_gradopt import transforms
 from keras_gradopt.callbacks import GradientMonitor
-from keras_gradopt.measuring import Probe, TrainingStep
-from keras_gradopt.summaries import Seen, aligned, combined
+from keras_gradopt.monitoring.measuring import Probe, TrainingStep
+from keras_gradopt.monitoring.summaries import Summary, aligned, combined
 
 
 def slow(*values):
@@ -328,10 +328,10 @@ def test_a_small_part_of_an_update_is_not_taken_for_all():
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="one backend is enough")
 def test_barely_alive_trains_like_the_base_at_its_factor():
     """AngularGrad on digits is Adam at 0.88 times the rate; AdamNorm is not Adam."""
-    images, labels, *validation = common.digits()
+    images, labels, *validation = drawing.digits()
 
     def losses(optimizer, *callbacks):
-        model = common.small_network(optimizer, seed=0)
+        model = drawing.small_network(optimizer, seed=0)
         history = model.fit(
             images, labels, 16, 4, shuffle=False, verbose=0, callbacks=callbacks,
             validation_data=validation,
@@ -592,7 +592,7 @@ def test_a_csv_that_cannot_be_written(tmp_path, monkeypatch, fault):
     """The error comes through, and model and optimizer are as without a monitor."""
     path = tmp_path / "inside" / "records.csv"
     if fault == "disk full":
-        monkeypatch.setattr("keras_gradopt.callbacks.csv.DictWriter", DiskFull)
+        monkeypatch.setattr("keras_gradopt.monitoring.monitor.csv.DictWriter", DiskFull)
     else:
         path.parent.parent.mkdir(exist_ok=True)
         if fault is folder:
@@ -994,7 +994,7 @@ def test_history_of_epochs_without_a_sample():
 
 
 def test_means_are_over_steps_with_a_gradient():
-    seen = Seen(["Friction"])
+    seen = Summary(["Friction"])
     with_gradient = np.array([[1, 1, 1, 1, 1, 1, 0, 1, 0, 1, 1, 0, 0.8, 0.1]])
     without = np.array([[2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0.8, 0.1]])
     for values in (with_gradient, without):

@@ -228,7 +228,7 @@ def in_a_process(state, arm, kill_after=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["adamnorm", "angulargrad"])
+@pytest.mark.parametrize("arm", ["angulargrad"])
 def test_killed_and_resumed_is_undisturbed_bit_by_bit(arm, tmp_path):
     _, expected, variables = in_a_process(tmp_path / "a.npz", arm)
     before, nothing, _ = in_a_process(tmp_path / "b.npz", arm, kill_after=2)
@@ -316,7 +316,7 @@ def test_the_command_goes_on_after_kills_and_repeats_nothing(tmp_path):
     process = command(tmp_path, "run", "--seeds", "1")
     output = process.communicate()[0]
     assert "made differently (data" in output  # the rows above are of other images
-    digest = output.split("here '")[1].split("'")[0]
+    digest = output.split(", here '")[1].split("'")[0]
     rows = [{**r, "data": digest} for r in study.read(tmp_path)]
     (tmp_path / "runs.csv").unlink()
     for each in rows:

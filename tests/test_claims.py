@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("statsmodels")
 
-import claims
+from studies import claims
 
 import keras_gradopt
 

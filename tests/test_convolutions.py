@@ -11,8 +11,8 @@ import pytest
 from keras import layers, ops
 
 import keras_gradopt as kg
-from keras_gradopt import convolutions
 from keras_gradopt import transforms as kt
+from keras_gradopt.transforms import convolutions
 
 pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 

@@ -16,7 +16,8 @@ pytest.importorskip("tensorflow_datasets")
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from datasets import (
+from PIL import Image
+from training.datasets import (
     DATASETS,
     PREPROCESSINGS,
     DatasetError,
@@ -27,8 +28,7 @@ from datasets import (
     training_batches,
     validation_batches,
 )
-from datasets.preprocessing import DRAWS
-from PIL import Image
+from training.datasets.preprocessing import DRAWS
 
 pytestmark = pytest.mark.backend_independent
 

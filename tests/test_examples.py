@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from recipes import RECIPES
-from run_state import Keep
-from running import numpy_values
 from test_distribution import finish, free_addresses
+from training.recipes import RECIPES
+from training.run_state import Keep
+from trajectories import numpy_values
 
 import keras_gradopt
 
@@ -42,8 +42,8 @@ def train(*flags, check=True, env=None):
 
 def test_digits_are_the_real_ones(data_dir):
     """Every image of scikit-learn's set is in exactly one split, unchanged."""
-    from datasets import prepared_builder
     from sklearn.datasets import load_digits
+    from training.datasets import prepared_builder
 
     builder = prepared_builder("digits", str(data_dir))
     assert builder.info.splits["train"].num_examples == 1437
@@ -275,8 +275,8 @@ def program(monkeypatch):
 def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
     """Its own network, optimizer, preprocessing and data set, of mock images."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    from datasets import preparing
     from test_datasets import write_images
+    from training.datasets import preparing
 
     monkeypatch.setattr(preparing, "prepare", lambda *_: None)
     recipe = RECIPES[name]
@@ -486,8 +486,8 @@ def test_bad_flag_of_the_real_program_shows_no_stack(data_dir):
 
 
 def test_every_optimizer_can_be_named():
-    from choices import optimizer_class, optimizer_classes
     from table import OPTIMIZERS
+    from training.optimizers import optimizer_class, optimizer_classes
 
     for name in (*OPTIMIZERS, "Adam", "SGD", "Nadam", "Lion"):
         assert optimizer_class(name.upper()).__name__ == name
@@ -496,7 +496,7 @@ def test_every_optimizer_can_be_named():
 
 
 def test_transforms_from_text():
-    from choices import parse_transforms
+    from training.optimizers import parse_transforms
 
     found = parse_transforms("whiten, activate(tanh,0.2,10),angular_friction(tan)")
     assert [repr(transform) for transform in found] == [
@@ -519,7 +519,7 @@ def test_transforms_from_text():
 )
 def test_schedules(schedule, expected):
     """20 epochs of 10 steps; at the begin of epochs 0, 10 and 20, and at the end."""
-    from choices import learning_rate_schedule
+    from training.optimizers import learning_rate_schedule
 
     rate = learning_rate_schedule(schedule, 1.0, 10, 20)
     at = [rate if rate == 1.0 else float(rate(step)) for step in (0, 100, 200, 999)]
@@ -567,17 +567,20 @@ def test_accumulation_of_more_batches_than_there_are_updates_nothing(program):
         program.build(args, program.settle(args), None, steps_per_epoch=4)
 
 
-def test_backbone_learns_more_slowly():
-    from choices import slower_backbone
-
+@pytest.mark.parametrize("flags", [[], ["--ema", "0.9"]])
+def test_backbone_learns_more_slowly(flags, program):
+    flags += ["--optimizer", "sgd", "--learning-rate", "1", "--backbone-rate", "0.125"]
+    args = program.parser().parse_args([*flags, "--schedule", "constant"])
     layers = [keras.layers.Dense(3), keras.layers.Dense(2, name="head")]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    optimizer = slower_backbone(
-        lambda factor: keras.optimizers.SGD(factor), 0.1, "head"
-    )
-    optimizer.build(model.trainable_variables)
+    data = SimpleNamespace(image_shape=None, class_names=[])
+    data.sample_images = lambda count: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "create_model", lambda *_, **__: model)
+        program.build(args, program.settle(args), data, steps_per_epoch=4)
     before = numpy_values(model.trainable_variables)
-    optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables])
+    ones = [keras.ops.ones(v.shape) for v in model.trainable_variables]
+    model.optimizer.apply(ones, model.trainable_variables)
     moved = [a - b for a, b in zip(before, numpy_values(model.trainable_variables))]
-    for change, expected in zip(moved, (0.1, 0.1, 1.0, 1.0)):
+    for change, expected in zip(moved, (0.125, 0.125, 1.0, 1.0)):
         np.testing.assert_allclose(change, expected, rtol=1e-5)

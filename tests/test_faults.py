@@ -19,11 +19,10 @@ pytest.importorskip("matplotlib")
 if keras.backend.backend() != "tensorflow":  # these do not depend on the backend
     pytest.skip("does not depend on the backend", allow_module_level=True)
 
-import models
-import run_files
 import train
-from run_files import RunError, alone_in
-from run_state import STATE, Keep
+from training import models, run_files
+from training.run_files import RunError, alone_in
+from training.run_state import STATE, Keep
 
 ROOT = Path(__file__).parent.parent
 
@@ -333,7 +332,7 @@ def test_two_runs_in_one_folder(main, refused, tmp_path):
         assert not (tmp_path / "last.keras").exists()
     with alone_in(tmp_path):
         pass
-    holding = "import sys, run_files as r, pathlib as p\n"
+    holding = "import sys, pathlib as p; from training import run_files as r\n"
     holding += "with r.alone_in(p.Path(sys.argv[1])): print(1, flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", holding, tmp_path],

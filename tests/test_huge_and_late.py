@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import ops
-from running import numpy_values
 from table import OPTIMIZERS
 from test_properties import activated, assert_follows, bounded, searched, steps
+from trajectories import numpy_values
 
 import keras_gradopt as kg
 from keras_gradopt import equations

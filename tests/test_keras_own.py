@@ -13,8 +13,8 @@ from pathlib import Path
 
 import keras
 import pytest
-from running import BACKEND
 from table import ALL, OPTIMIZERS
+from trajectories import BACKEND
 
 pytest.importorskip("absl", reason="Keras' tests need absl-py")
 from keras_suite import swapped

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import BACKEND
 from table import ALL
+from trajectories import BACKEND
 
 pytestmark = pytest.mark.slow
 

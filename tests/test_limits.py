@@ -1,12 +1,12 @@
 """What Keras itself cannot do, shown with its own Adam.
 
 When one of these fails, Keras has mended it: try ours, and move the row in
-`tests/support.py`.
+`tests/support_matrix.py`.
 """
 
 import pytest
-from running import BACKEND
 from test_distribution import free_addresses, start
+from trajectories import BACKEND
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,18 +8,15 @@ import keras
 import numpy as np
 import pytest
 import twins
-from running import (
-    BACKEND,
+from table import OPTIMIZERS
+from trajectories import (
     KERNEL_AXES,
-    MODE,
     MODES,
     TENSORS,
     Variables,
     gradients,
-    numpy_values,
     run,
 )
-from table import CASES, OPTIMIZERS, PIPELINES, case_id
 
 import keras_gradopt
 
@@ -48,24 +45,6 @@ def test_table_is_complete():
 
 
 # every mode with default settings, one mode with the others
-TWINS = [(*case, mode) for case in CASES for mode in ([MODE] if case[1] else MODES)]
-
-
-@pytest.mark.parametrize(("name", "keywords", "mode"), TWINS, ids=case_id)
-def test_equals_twin(name, keywords, mode):
-    row = OPTIMIZERS[name]
-    variables = Variables()
-    ours = run(row.make(**keywords), variables, gradients(), mode)
-    expected = [
-        row.twin(
-            values[0],
-            stream,
-            kernel_axes=KERNEL_AXES.get(tensor),
-            **{**row.defaults, **keywords},
-        )
-        for tensor, values, stream in zip(TENSORS, ours, gradients())
-    ]
-    assert largest_difference(ours, expected) < row.rtol
 
 
 CORES = {
@@ -106,58 +85,7 @@ def test_few_classes_for_a_reader():
         assert len(own) <= most.get(name, 4), own
 
 
-def half_precision_run(optimizer, dtype):
-    """Trajectories on gradients of at least 0.01, which no dtype rounds to 0."""
-    keras.config.set_floatx("float32")
-    streams = gradients("plain", TENSORS[:5])
-    streams = [np.maximum(np.abs(g), 1e-2) * np.sign(g) for g in streams]
-    variables = Variables(TENSORS[:5], dtype)
-    ours = run(optimizer, variables, [s.astype("float32") for s in streams])
-    return [values.astype("float64") for values in ours], streams
-
-
 # Rounding of variables and slots; float32 as in the reference's README.
-@pytest.mark.parametrize(
-    ("dtype", "rounding"), [("float32", 1e-5), ("float16", 2e-2), ("bfloat16", 1e-1)]
-)
-@by_name
-def test_other_dtypes_follow_the_twin(name, dtype, rounding):
-    row = OPTIMIZERS[name]
-    ours, streams = half_precision_run(row.make(), dtype)
-    for tensor, values, stream in zip(TENSORS, ours, streams):
-        axes = KERNEL_AXES.get(tensor)
-        expected = row.twin(values[0], stream, kernel_axes=axes, **row.defaults)
-        assert np.abs(values - expected).max() < rounding, tensor
-
-
-@pytest.mark.skipif(BACKEND == "torch", reason="Keras' Nadam raises there")
-def test_nadam_fails_in_half_precision():
-    """When this fails, Keras has mended it: tell so in docs/keras-notes.md."""
-    ours, _ = half_precision_run(keras.optimizers.Nadam(), "bfloat16")
-    assert not all(np.isfinite(values).all() for values in ours)
-
-
-@pytest.mark.parametrize("name", [*OPTIMIZERS, *PIPELINES])
-def test_is_not_inert(name):
-    """Differs from its base by far more than rounding, and every slot moves."""
-    if name in OPTIMIZERS:
-        optimizer, base = OPTIMIZERS[name].make(), OPTIMIZERS[name].base()
-    else:
-        optimizer = PIPELINES[name]()
-        base = keras.optimizers.deserialize(
-            keras.optimizers.serialize(optimizer.inner_optimizer)
-        )
-    variables = Variables()
-    optimizer.build(list(variables))
-    before = numpy_values(optimizer.variables)
-    ours = run(optimizer, variables, gradients())
-    theirs = run(base, Variables(), gradients())
-    assert largest_difference(ours, theirs) > 1e-3
-    for variable, old in zip(optimizer.variables, before):
-        if variable.name != "learning_rate":
-            assert not np.array_equal(keras.ops.convert_to_numpy(variable), old), (
-                f"slot {variable.path} never changed"
-            )
 
 
 @pytest.mark.slow_on_jax
@@ -170,18 +98,6 @@ def test_differs_on_every_tensor_it_acts_on(name):
     for tensor, a, b in zip(TENSORS, ours, theirs):
         changed = largest_difference([a], [b]) > 1e-3
         assert changed == (not name.startswith("WGD") or tensor in KERNEL_AXES), tensor
-
-
-@pytest.mark.slow_on_jax
-@by_name
-def test_reduces_to_base(name):
-    optimizer, base, change = OPTIMIZERS[name].neutral()
-    streams = change(gradients())
-    ours = run(optimizer, Variables(), streams)
-    theirs = run(base, Variables(), streams)
-    assert max(np.abs(b - b[0]).max() for b in theirs) > 1e-3
-    row = OPTIMIZERS[name]
-    assert largest_difference(ours, theirs) < (row.base_rtol or row.rtol)
 
 
 @by_name

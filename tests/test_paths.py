@@ -7,7 +7,7 @@ from keras import layers
 from table import ALL
 
 import keras_gradopt as kg
-from keras_gradopt.optimizers.paths import matching
+from keras_gradopt.paths import matching
 
 pytestmark = pytest.mark.oldest
 

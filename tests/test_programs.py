@@ -8,8 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from running import inner_functions, numpy_values
 from table import ALL, OPTIMIZERS
+from trajectories import inner_functions, numpy_values
 
 import keras_gradopt as kg
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import module_marks
+from trajectories import module_marks
 
 import keras_gradopt
 

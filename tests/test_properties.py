@@ -13,8 +13,8 @@ import twins
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from keras import ops
-from running import BACKEND, numpy_values
 from table import OPTIMIZERS
+from trajectories import BACKEND, numpy_values
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt

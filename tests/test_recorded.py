@@ -7,7 +7,7 @@ source is, and what it computes, is in `reference/README.md`.
 import keras
 import numpy as np
 import pytest
-from running import EVERY_MODE, MODE, Variables, gradients, manifest, recorded, run
+from trajectories import EVERY_MODE, MODE, Variables, gradients, manifest, recorded, run
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt

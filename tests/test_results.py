@@ -17,12 +17,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 import predict
-import results
 import tensorflow as tf
-from datasets import PREPROCESSINGS
 from matplotlib.figure import Figure
 from PIL import Image
-from run_files import RunError
+from training import results
+from training.datasets import PREPROCESSINGS
+from training.run_files import RunError
 
 pytestmark = pytest.mark.backend_independent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from running import BACKEND
 from table import ALL
+from trajectories import BACKEND
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
@@ -83,26 +83,6 @@ def test_reloads_in_a_new_process_and_goes_on_bit_identically(tmp_path):
         assert len(reloaded) == len(expected[name])
         for ours, theirs in zip(expected[name], reloaded):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_own_variables_round_trip(name):
-    def steps(optimizer, weight, values):
-        for value in values:
-            optimizer.apply([keras.ops.full((3, 2), value)], [weight])
-        return keras.ops.convert_to_numpy(weight)
-
-    straight = keras.Variable(np.ones((3, 2), "float32"))
-    expected = steps(ALL[name](), straight, [1.0, -2.0, 0.5, 0.25])
-
-    weight, first = keras.Variable(np.ones((3, 2), "float32")), ALL[name]()
-    steps(first, weight, [1.0, -2.0])
-    store = {}
-    first.save_own_variables(store)
-    second = ALL[name]()
-    second.build([weight])
-    second.load_own_variables(store)
-    np.testing.assert_array_equal(steps(second, weight, [0.5, 0.25]), expected)
 
 
 def test_state_is_saved_once(tmp_path):

@@ -291,6 +291,34 @@ def gafsgd(
     return path(theta, steps())
 
 
+def agc(
+    theta,
+    gradients,
+    learning_rate,
+    clipping,
+    epsilon,
+    momentum=0.9,
+    kernel_axes=None,
+):
+    """SGD after adaptive gradient clipping, unit by unit."""
+    weights, velocity = np.array(theta), np.zeros_like(theta)
+    values = [weights.copy()]
+    for g in gradients:
+        clipped = np.zeros_like(g)
+        if weights.ndim < 2:
+            units = [...]
+        else:
+            units = [(..., unit) for unit in range(weights.shape[-1])]
+        for unit in units:
+            w, h = np.linalg.norm(weights[unit]), np.linalg.norm(g[unit])
+            longest = clipping * max(w, epsilon)
+            clipped[unit] = g[unit] * (longest / h if h > longest else 1)
+        velocity = momentum * velocity - learning_rate * clipped
+        weights = weights + velocity
+        values.append(weights)
+    return np.stack(values)
+
+
 def whitened(gradients, mean_over, kernel_axes):
     if kernel_axes is None:
         return gradients

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from figures import common
+from figures import drawing
 from keras import ops
 from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ PAIRS = [
 
 def monitored(optimizer, images, labels, epochs):
     """The monitor of a training run, and its last loss."""
-    model = common.small_network(optimizer, seed=0)
+    model = drawing.small_network(optimizer, seed=0)
     monitor = GradientMonitor(every=1, group_by="model")
     history = model.fit(
         images, labels, 16, epochs, shuffle=False, verbose=0, callbacks=[monitor]
@@ -128,8 +128,8 @@ def draw(found):
 
 def main(arguments=None):
     """Draws the figure, prints what the monitor says; returns the monitors."""
-    args = common.arguments("alive", __doc__, arguments)
-    images, labels, _, _ = common.digits()
+    args = drawing.arguments("alive", __doc__, arguments)
+    images, labels, _, _ = drawing.digits()
     epochs = 4
     if args.small:
         images, labels, epochs = images[:320], labels[:320], 3
@@ -140,7 +140,7 @@ def main(arguments=None):
             found[cls.__name__] = monitor, loss
             print(f"\n{cls.__name__}, loss {loss:.3f}")
             monitor.summary()
-    common.save(draw(found), args.output)
+    drawing.save(draw(found), args.output)
     return {name: monitor for name, (monitor, _) in found.items()}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from figures import common
+from figures import drawing
 from keras import ops
 from matplotlib.figure import Figure
 
@@ -136,7 +136,7 @@ def draw_frictions(axis, points):
     ):
         title = {"AngularGrad": "AngularGrad cos", "DiffGrad": "diffGrad"}
         axis.plot(
-            change, values, color=common.COLORS[name], label=title.get(name, name)
+            change, values, color=drawing.COLORS[name], label=title.get(name, name)
         )
     axis.axhline(0.5, label="released AngularGrad", **RELEASED)
     axis.set(
@@ -153,7 +153,7 @@ def draw_pairs(axis, points):
         for name, angle in (("AngularGrad", "cos"), ("AngularGrad tan", "tan")):
             values = angular(gradient, np.full(points, previous), angle)
             axis.plot(
-                gradient, values, style, color=common.COLORS[name],
+                gradient, values, style, color=drawing.COLORS[name],
                 label=f"{angle}, $g_{{t-1}}$ = {previous:g}",
             )  # fmt: skip
     axis.axhline(0.5, label="released code", **RELEASED)
@@ -166,7 +166,7 @@ def draw_norm(axis, points):
     norms = np.geomspace(1e-3, 10, points)
     for average, style in ((1.0, "-"), (0.1, "--")):
         axis.plot(
-            norms, norm_gain(norms, average), style, color=common.COLORS["AdamNorm"],
+            norms, norm_gain(norms, average), style, color=drawing.COLORS["AdamNorm"],
             label=f"average norm before: {average:g}",
         )  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel=r"$\|g\|$", ylabel=r"$\|s\| / \|g\|$")
@@ -205,7 +205,7 @@ def draw_l1(axis, points):
     sizes = np.geomspace(1e-7, 1, max(4, points // 40))
     for entries, style in ((10, "-"), (1_000, "--"), (100_000, "-.")):
         axis.plot(
-            sizes, l1_gain(sizes, entries), style, color=common.COLORS["AdaL"],
+            sizes, l1_gain(sizes, entries), style, color=drawing.COLORS["AdaL"],
             label=f"{entries:,} entries",
         )  # fmt: skip
     axis.axhline(1, color="#444444", linewidth=0.8)
@@ -218,7 +218,7 @@ def draw_rectification(axis, points):
     steps = np.unique(np.geomspace(1, 1e4, points).astype(int)).astype(float)
     for beta_2, style in ((0.999, "-"), (0.99, "--"), (0.9, "-.")):
         axis.plot(
-            steps, rectification(steps, beta_2), style, color=common.COLORS["RAdam"],
+            steps, rectification(steps, beta_2), style, color=drawing.COLORS["RAdam"],
             label=rf"$\beta_2$ = {beta_2:g}",
         )  # fmt: skip
     axis.set(xscale="log", xlabel="step", ylabel="r", ylim=(0, 1.05))
@@ -231,10 +231,10 @@ def draw_decays(axis, points):
     for gamma, style in ((0.1, "-"), (0.5, "--")):
         axis.plot(
             steps[1:], 1 - nosadam_decay(steps, gamma)[1:], style,
-            color=common.COLORS["NosAdam"], label=rf"NosAdam, $\gamma$ = {gamma:g}",
+            color=drawing.COLORS["NosAdam"], label=rf"NosAdam, $\gamma$ = {gamma:g}",
         )  # fmt: skip
     axis.plot(
-        steps[1:], 1 - adam_decay(steps, 0.999)[1:], color=common.COLORS["Adam"],
+        steps[1:], 1 - adam_decay(steps, 0.999)[1:], color=drawing.COLORS["Adam"],
         label=r"Adam's $\hat v$, $\beta_2$ = 0.999",
     )  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="step t", ylabel=r"$1 - \beta_{2,t}$")
@@ -247,11 +247,11 @@ def draw_removed(axis, points):
     for kernels, style in ((4, "-"), (64, "--")):
         axis.plot(
             shares, removed_energy(shares, kernels, "kernels"), style,
-            color=common.COLORS["WGDSGD"], label=f"kernels, {kernels} of them",
+            color=drawing.COLORS["WGDSGD"], label=f"kernels, {kernels} of them",
         )  # fmt: skip
     axis.plot(
         shares, removed_energy(shares, 64, "entries"), ":", linewidth=2,
-        color=common.COLORS["WGDRAdam"], label="entries, 144 a kernel",
+        color=drawing.COLORS["WGDRAdam"], label="entries, 144 a kernel",
     )  # fmt: skip
     axis.set(xlabel=r"share of $\|g\|^2$ that is common")
     axis.set(ylabel=r"share of $\|g\|^2$ removed")
@@ -276,7 +276,7 @@ TWO_COLUMNS = [draw_frictions, draw_pairs]
 
 def main(arguments=None):
     """Draws the figure."""
-    args = common.arguments("coefficients", __doc__, arguments)
+    args = drawing.arguments("coefficients", __doc__, arguments)
     points = 40 if args.small else 600
     figure = Figure(figsize=(11.5, 9.8), layout="constrained")
     for axis, panel in zip(figure.subplots(3, 3).ravel(), PANELS):
@@ -285,7 +285,7 @@ def main(arguments=None):
         axis.legend(fontsize=7.5, ncols=2 if panel in TWO_COLUMNS else 1)
         axis.grid(alpha=0.25)
     figure.suptitle("What each method multiplies by, from the package's equations")
-    common.save(figure, args.output)
+    drawing.save(figure, args.output)
 
 
 if __name__ == "__main__":

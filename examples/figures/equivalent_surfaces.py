@@ -44,7 +44,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from figures import common
+from figures import drawing
 from keras import ops
 from matplotlib.figure import Figure
 
@@ -228,7 +228,7 @@ def draw(heights, line, numbers):
 
 def main(arguments=None):
     """Draws the figure; prints and returns the condition numbers of both losses."""
-    args = common.arguments("equivalent_surfaces", __doc__, arguments)
+    args = drawing.arguments("equivalent_surfaces", __doc__, arguments)
     line = np.linspace(-1, 1, 21 if args.small else 101)
     points = np.stack(np.meshgrid(line, line), -1)
     heights = {
@@ -243,8 +243,8 @@ def main(arguments=None):
     head.append("two ways disagree")
     for loss, found in numbers.items():
         print(f"\n{loss}\n")
-        print(common.table(head, [[change, *row] for change, row in found.items()]))
-    common.save(draw(heights, line, numbers["w_1^2 + 0.2 w_2^2"]), args.output)
+        print(drawing.table(head, [[change, *row] for change, row in found.items()]))
+    drawing.save(draw(heights, line, numbers["w_1^2 + 0.2 w_2^2"]), args.output)
     return numbers
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from figures import common
+from figures import drawing
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -60,7 +60,7 @@ def norms(name, images, labels, epochs, seed=0, run_eagerly=False):
         `corrected` is the L2 norm of what the transforms made of the gradient.
     """
     rate = 0.01 if name == "SGD" else 0.001
-    network = common.small_network(common.make(name, rate), seed, run_eagerly)
+    network = drawing.small_network(drawing.make(name, rate), seed, run_eagerly)
     monitor = GradientMonitor(every=1, group_by="variable")
     network.fit(
         images, labels, batch_size=64, epochs=epochs, verbose=0, callbacks=[monitor]
@@ -113,7 +113,7 @@ def draw(found, pairs, window):
         ):
             draw_line(
                 axis, mean_over_variables(found[name], key), window, label, width,
-                color=common.COLORS[name], linestyle=style,
+                color=drawing.COLORS[name], linestyle=style,
             )  # fmt: skip
         axis.set_title(f"{base} and {normed}", size=10.5)
         axis.set(ylabel="L2 norm, mean over variables", ylim=(0, None))
@@ -123,7 +123,7 @@ def draw(found, pairs, window):
             (values,) = (
                 own["l1"] for path, own in found[name].items() if variable in path
             )
-            draw_line(axis, values, window, name, color=common.COLORS[name])
+            draw_line(axis, values, window, name, color=drawing.COLORS[name])
         axis.set_title(title, size=10.5)
         axis.set(ylabel="L1 norm", yscale="log")
         axis.legend(fontsize=8)
@@ -142,8 +142,8 @@ def draw(found, pairs, window):
 
 def main(arguments=None):
     """Draws the figure; prints ratios of norms, and returns all of them."""
-    args = common.arguments("gradient_norms", __doc__, arguments)
-    images, labels, _, _ = common.digits()
+    args = drawing.arguments("gradient_norms", __doc__, arguments)
+    images, labels, _, _ = drawing.digits()
     epochs, pairs = 20, PAIRS
     if args.small:
         images, labels, epochs, pairs = images[:128], labels[:128], 1, PAIRS[:1]
@@ -166,7 +166,7 @@ def main(arguments=None):
         rows.append([base, raw, plain, corrected, plain / raw, corrected / plain])
     head = ["base", "g", "g with AdaNorm", "s", "ratio of the g", "s / g"]
     print("Mean L2 norm in the last epoch\n")
-    print(common.table(head, [[a, *map(float, b)] for a, *b in rows]))
+    print(drawing.table(head, [[a, *map(float, b)] for a, *b in rows]))
     rows = []
     for name in OF_ADAL:
         for path, own in found[name].items():
@@ -175,8 +175,8 @@ def main(arguments=None):
             rows.append([name, path, float(first), float(last), float(first / last)])
     head = ["optimizer", "variable", "first epoch", "last epoch", "first / last"]
     print("\nL1 norm\n")
-    print(common.table(head, rows))
-    common.save(draw(found, pairs, window), args.output)
+    print(drawing.table(head, rows))
+    drawing.save(draw(found, pairs, window), args.output)
     return found
 
 

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
 import numpy as np
-from figures import common
+from figures import drawing
 from matplotlib.figure import Figure
 
-from keras_gradopt import advice
+from keras_gradopt.monitoring import advice
 
 """
 ## Training
@@ -40,7 +40,7 @@ RATE = 3e-3
 
 def train(name, seed, images, labels, epochs, run_eagerly=False):
     """A network trained by one optimizer, and its weights."""
-    network = common.small_network(common.make(name, RATE), seed, run_eagerly)
+    network = drawing.small_network(drawing.make(name, RATE), seed, run_eagerly)
     network.fit(images, labels, batch_size=64, epochs=epochs, verbose=0)
     return network, network.get_weights()
 
@@ -119,7 +119,7 @@ def draw(between, around, planes, amounts):
     axis.plot(shares, train_loss, color="#333333", label="training images")
     axis.plot(shares, test_loss, "--", color="#777777", label="test images")
     for place, name in enumerate(planes):
-        axis.axvline(place, color=common.COLORS[name], linewidth=2, label=name)
+        axis.axvline(place, color=drawing.COLORS[name], linewidth=2, label=name)
     axis.set(
         yscale="log", ylabel="loss", title="Between: straight from one to the other"
     )
@@ -128,7 +128,7 @@ def draw(between, around, planes, amounts):
     axis = figure.add_subplot(2, 3, 4)
     for name, (line, values) in around.items():
         style = "--" if name == "Adam, half rate" else "-"
-        axis.plot(line, values, style, color=common.COLORS[name], label=name)
+        axis.plot(line, values, style, color=drawing.COLORS[name], label=name)
     axis.set(yscale="log", ylabel="loss", title="Around: along a random direction")
     axis.set_xlabel("distance, in norms of each filter")
     axis.legend(fontsize=8)
@@ -142,7 +142,7 @@ def draw(between, around, planes, amounts):
             x, y, z, levels, norm="log", cmap="cividis", linewidths=1.2
         )
         axis.clabel(lines, fmt=lambda value: f"{value:.2g}", fontsize=6.5)
-        axis.plot(0, 0, "o", color=common.COLORS[name], markeredgecolor="black")
+        axis.plot(0, 0, "o", color=drawing.COLORS[name], markeredgecolor="black")
         axis.set(title=f"{name}: training loss", aspect="equal")
         axis.set(xlabel="first direction", ylabel="second direction")
         axis = figure.add_subplot(2, 3, number + 3, projection="3d")
@@ -163,9 +163,9 @@ def draw(between, around, planes, amounts):
 
 def main(arguments=None):
     """Draws the figure; prints and returns the table over the seeds."""
-    args = common.arguments("loss_landscape", __doc__, arguments)
+    args = drawing.arguments("loss_landscape", __doc__, arguments)
     small = args.small
-    train_x, train_y, test_x, test_y = common.digits()
+    train_x, train_y, test_x, test_y = drawing.digits()
     if small:
         train_x, train_y = train_x[:256], train_y[:256]
     epochs, seeds, lines = (2, [0], 2) if small else (40, [0, 1, 2], 10)
@@ -182,7 +182,7 @@ def main(arguments=None):
             if seed == seeds[0]:
                 kept[name] = network, weights, loss
     head = ["seed", "optimizer", "training loss", "mean rise at 0.5", "unevenness"]
-    print(common.table([*head, "test accuracy"], rows))
+    print(drawing.table([*head, "test accuracy"], rows))
 
     around, planes = {}, {}
     line = np.linspace(-1, 1, 7 if small else 81)
@@ -201,7 +201,7 @@ def main(arguments=None):
         along(train_loss, begin, way, shares),
         along(test_loss, begin, way, shares),
     )
-    common.save(draw(between, around, planes, amounts), args.output)
+    drawing.save(draw(between, around, planes, amounts), args.output)
     return rows
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import math
 
 import numpy as np
-from figures import common
+from figures import drawing
 from keras import ops
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ SURFACES = {
         ((-4.5, 4.5), (-4.5, 4.5)),
     ),
 }
-OPTIMIZERS = ["SGD", "Adam", *common.NAMED]
+OPTIMIZERS = ["SGD", "Adam", *drawing.NAMED]
 OPTIMIZERS.insert(OPTIMIZERS.index("AngularGrad") + 1, "AngularGrad tan")
 RATES = [half_decade(index) for index in range(-6, 10)]
 STEPS = 500
@@ -100,8 +100,8 @@ def score(losses):
 def search(surface, name, rates=RATES, steps=STEPS):
     """The rate with the lowest score: `(rate, score, path)`."""
     _, gradient, start, _, _ = SURFACES[surface]
-    with common.float64(), np.errstate(all="ignore"):
-        descent = common.Descent(common.make(name, rates[0]), gradient, start, steps)
+    with drawing.float64(), np.errstate(all="ignore"):
+        descent = drawing.Descent(drawing.make(name, rates[0]), gradient, start, steps)
         runs = []
         for rate in rates:
             path = descent(rate)
@@ -127,7 +127,7 @@ def draw_path(axis, surface, name, run):
         )
     else:
         axis.imshow(z, extent=(*wide, *high), origin="lower", cmap="Greys", alpha=0.6)
-    color = common.COLORS[name]
+    color = drawing.COLORS[name]
     axis.plot(*path.T, color=color, linewidth=1.1, marker=".", markersize=2.5)
     axis.plot(*start, "o", color="white", markeredgecolor="black", markersize=5)
     axis.plot(*lowest, "*", color="#F0E442", markeredgecolor="black", markersize=11)
@@ -158,7 +158,7 @@ def draw(found):
 
 def main(arguments=None):
     """Draws the figure; prints rates, losses and ends, and returns the runs."""
-    args = common.arguments("surfaces", __doc__, arguments)
+    args = drawing.arguments("surfaces", __doc__, arguments)
     names, rates, steps = OPTIMIZERS, RATES, STEPS
     if args.small:
         names, rates, steps = OPTIMIZERS[::3], RATES[1::4], 100
@@ -174,8 +174,8 @@ def main(arguments=None):
             edge = "yes" if rate in (rates[0], rates[-1]) else ""
             rows.append([surface, name, f"{rate:g}", value, end, away, edge])
     head = ["surface", "optimizer", "rate", "loss", "end", "distance", "rate at edge"]
-    print(common.table(head, rows))
-    common.save(draw(found), args.output)
+    print(drawing.table(head, rows))
+    drawing.save(draw(found), args.output)
     return found
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from figures import common
+from figures import drawing
 from keras import ops
 from matplotlib.figure import Figure
 
@@ -115,17 +115,17 @@ UNDAMPED = "SGDM without the factor 1 - gamma"
 def optimizer(name):
     """One of `TITLES`, or `UNDAMPED`, with the paper's settings."""
     if name == UNDAMPED:
-        return common.make("SGD", RATE, momentum=ADAM["beta_1"])
+        return drawing.make("SGD", RATE, momentum=ADAM["beta_1"])
     if name == "SGD":
-        return common.make("SGD", RATE * (1 - ADAM["beta_1"]), momentum=ADAM["beta_1"])
-    return common.make(name, RATE, **ADAM)
+        return drawing.make("SGD", RATE * (1 - ADAM["beta_1"]), momentum=ADAM["beta_1"])
+    return drawing.make(name, RATE, **ADAM)
 
 
 def paths(function, steps=STEPS):
     """theta_0 to theta_steps for every optimizer on one function."""
-    with common.float64():
+    with drawing.float64():
         return {
-            name: common.Descent(
+            name: drawing.Descent(
                 optimizer(name), lambda x: slope(function, x), [START], steps
             )()[:, 0]
             for name in [*TITLES, UNDAMPED]
@@ -164,7 +164,7 @@ def draw(found):
             values = ops.convert_to_numpy(loss(function, path))
             control = name == "Adam, half rate"
             look = {
-                "color": common.COLORS[name],
+                "color": drawing.COLORS[name],
                 "linestyle": (0, (4, 2)) if control else "-",
                 "linewidth": 3 - 0.25 * number,  # what comes later is above
             }
@@ -195,7 +195,7 @@ def draw(found):
 
 def main(arguments=None):
     """Draws the figure; prints where each optimizer settles and returns the paths."""
-    args = common.arguments("toy_functions", __doc__, arguments)
+    args = drawing.arguments("toy_functions", __doc__, arguments)
     functions, steps = (["F2"], 60) if args.small else (FUNCTIONS, STEPS)
     found = {name: paths(name, steps) for name in functions}
     rows = []
@@ -207,8 +207,8 @@ def main(arguments=None):
             title = TITLES.get(name, name)
             rows.append([function, title, f"{path[-1]:.4f}", end, moving])
     head = ["function", "optimizer", "theta", "loss", "range of the last 50 thetas"]
-    print(common.table(head, rows))
-    common.save(draw(found), args.output)
+    print(drawing.table(head, rows))
+    drawing.save(draw(found), args.output)
     return found
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from cifar100_data import Images, batches, hold_out, pad, replace
-from models import create_model
+from training.models import create_model
 
 import keras_gradopt
 

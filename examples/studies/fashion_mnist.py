@@ -28,8 +28,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import flags
-from run_files import RunError, read_json, replacing, write_json
+from training import flags
+from training.run_files import RunError, read_json, replacing, write_json
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 NETWORKS = {"resnet20": "ResNet-20", "densenet22": "DenseNet-22, k = 8"}

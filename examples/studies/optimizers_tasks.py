@@ -90,7 +90,7 @@ def fashion():
     folder = Path(os.environ.get("COMPARE_CACHE", "runs/compare"))
     path = folder / "fashion_mnist.npz"
     if not path.exists():
-        from datasets import load
+        from training.datasets import load
 
         data = load("fashion_mnist")
         arrays = {}

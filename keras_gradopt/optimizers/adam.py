@@ -9,7 +9,8 @@ from keras_gradopt import arguments, equations
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.base import BaseOptimizer
-from keras_gradopt.transforms import CorrectNorm, Slot, register
+from keras_gradopt.transforms import CorrectNorm, Slot
+from keras_gradopt.transforms.base import register
 
 
 @register

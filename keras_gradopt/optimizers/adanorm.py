@@ -6,7 +6,7 @@ from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdaBelief, AdamCore, RAdam
 from keras_gradopt.optimizers.angulargrad import DiffGrad
-from keras_gradopt.transforms import register
+from keras_gradopt.transforms.base import register
 
 
 @register

@@ -4,7 +4,8 @@ from typing import Unpack
 
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.optimizers.adam import AdamCore
-from keras_gradopt.transforms import AngularFriction, DifferenceFriction, register
+from keras_gradopt.transforms import AngularFriction, DifferenceFriction
+from keras_gradopt.transforms.base import register
 
 
 @register

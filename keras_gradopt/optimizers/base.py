@@ -1,5 +1,6 @@
 """What every optimizer of this package has beside what Keras gives it."""
 
+import copy
 import inspect
 import itertools
 import warnings
@@ -13,14 +14,13 @@ from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor, narrow, wide_dtype
 from keras_gradopt.optimizers.compilation import outside_autograph
-from keras_gradopt.optimizers.paths import matching
 from keras_gradopt.optimizers.pipeline import (
     Pipeline,
     Update,
     add_slots,
     dense,
-    read,
     step_number,
+    tensors_of,
 )
 from keras_gradopt.optimizers.state import (
     CheckpointGuard,
@@ -28,6 +28,7 @@ from keras_gradopt.optimizers.state import (
     load_state,
     save_state,
 )
+from keras_gradopt.paths import matching
 from keras_gradopt.transforms import Slot, Transform
 
 
@@ -65,8 +66,9 @@ class BaseOptimizer(keras.optimizers.Optimizer):
             arguments.learning_rate(learning_rate),
             **arguments.optimizer_keywords(set(own) - {"self", "keywords"}, keywords),
         )
-        self._pipeline = Pipeline(self, transforms)
-        self._given = self._pipeline.transforms
+        # copies: a transform may keep what it found out about the variables
+        self._given = tuple(map(copy.copy, Pipeline(self, transforms).transforms))
+        self._pipeline = Pipeline(self, self._given)
         self._named: list[Transform] = []  # what a class is named for
         self._parts: list[Pipeline] = []
         self._exclusions: dict[str, list[str]] = {}
@@ -168,7 +170,9 @@ class BaseOptimizer(keras.optimizers.Optimizer):
     def prepare(self, gradient: Any, variable: Any, learning_rate: Any) -> Update:
         """The update of one variable, transforms and all; see `update_step`."""
         index = self._get_variable_index(variable)
-        slots, plans = zip(*(pipeline.of(index) for pipeline in self.pipelines))
+        slots, plans = zip(
+            *(pipeline.for_variable(index) for pipeline in self.pipelines)
+        )
         own = self._own_slots[index]
         dtype = wide_dtype(variable.dtype)
 
@@ -202,11 +206,11 @@ class BaseOptimizer(keras.optimizers.Optimizer):
 
         tensors = (
             dense(gradient, variable),
-            *read([variable]),
+            *tensors_of([variable]),
             ops.cast(learning_rate, dtype),
             self._pipeline.functions.scalars(dtype, scalars),
-            [read(values) for values in slots],
-            read(own),
+            [tensors_of(values) for values in slots],
+            tensors_of(own),
         )
         moved = [*itertools.chain(*slots), *own]
         return Update((plans, dtype), update, tensors, moved, is_whole=True)

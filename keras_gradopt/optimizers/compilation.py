@@ -106,7 +106,7 @@ def outside_autograph(method: Callable) -> Callable:
     return tf.autograph.experimental.do_not_convert(method)
 
 
-def following(value: Tensor, old: Tensor) -> Tensor:
+def updated_in_place(value: Tensor, old: Tensor) -> Tensor:
     """`value`, as the next value of a slot that is `old`.
 
     XLA updates a slot in place if each new entry is computed from the old one, and

@@ -6,7 +6,8 @@ from keras_gradopt import arguments
 from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.optimizers.adam import AdamCore
 from keras_gradopt.optimizers.sgd import SGDCore
-from keras_gradopt.transforms import Activate, register
+from keras_gradopt.transforms import Activate
+from keras_gradopt.transforms.base import register
 
 
 @register

@@ -1,5 +1,6 @@
 """How transforms run at an optimizer's `update_step`: one mechanism for all."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +10,9 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor, narrow, wide_dtype
-from keras_gradopt.optimizers.compilation import StepFunctions, following
+from keras_gradopt.optimizers.compilation import StepFunctions, updated_in_place
 from keras_gradopt.optimizers.state import label
-from keras_gradopt.transforms import Context, Result, Slot, Transform
+from keras_gradopt.transforms import LEFT_ALONE, Context, Result, Slot, Transform
 
 
 def dense(gradient: Any, variable: Any) -> Tensor:
@@ -63,7 +64,7 @@ class Pipeline:
 
     Attributes:
         observer: called with each transform, the gradient that it received and its
-            `Result`, or `None`.
+            `Result` (`None` where it leaves the variable alone); or `None`.
         bypassed: whether `run` leaves everything as it is.
     """
 
@@ -85,7 +86,7 @@ class Pipeline:
         self._optimizer = optimizer
         self.jit_compile = all(t.jit_compile for t in transforms)
         self.functions = StepFunctions()
-        self.observer: Callable[[Transform, Tensor, Result], None] | None = None
+        self.observer: Callable[[Transform, Tensor, Result | None], None] | None = None
         self.bypassed = False
         self._plans: list[list[Any]] | None = None
         self._slots: list[list[list[keras.Variable]]] | None = None
@@ -114,25 +115,25 @@ class Pipeline:
         """Creates the slots, transform by transform, variable by variable."""
         kinds: Counter[str] = Counter()
         slots = []
-        for transform in self.transforms:
-            kinds[transform.kind] += 1
-            again = kinds[transform.kind]
-            prefix = transform.kind + (f"_{again}" if again > 1 else "")
+        for transform, plans in zip(self.transforms, self._plans or ()):
+            kind = re.sub(r"(?<!^)(?=[A-Z])", "_", transform.shown_as).lower()
+            kinds[kind] += 1
+            prefix = kind + (f"_{kinds[kind]}" if kinds[kind] > 1 else "")
             slots.append(
                 [
                     add_slots(
                         self._optimizer,
                         v,
-                        transform.slots,
+                        () if plan is LEFT_ALONE else transform.slots,
                         transform.history_dtype,
                         prefix,
                     )
-                    for v in variables
+                    for v, plan in zip(variables, plans)
                 ]
             )
         self._slots = slots
 
-    def of(self, index: int) -> tuple[list[keras.Variable], "Plans"]:
+    def for_variable(self, index: int) -> tuple[list[keras.Variable], "Plans"]:
         """The slots and the plans of the variable with this index.
 
         Raises:
@@ -162,7 +163,7 @@ class Pipeline:
             gradient: of one variable, float32 or wider.
             learning_rate: a scalar.
             slots: the values of the variable's slots.
-            plans: what `of` returned.
+            plans: what `for_variable` returned.
             value: the variable's.
             step: its number, from 1.
 
@@ -175,6 +176,10 @@ class Pipeline:
             return gradient, learning_rate, list(slots)
         dtype, left, moved = gradient.dtype, iter(slots), []
         for transform, plan in zip(self.transforms, plans):
+            if plan is LEFT_ALONE:
+                if self.observer:
+                    self.observer(transform, gradient, None)
+                continue
             old = [next(left) for _ in transform.slots]
             wide = [ops.cast(value, dtype) for value in old]
             context = Context(plan, value, step, learning_rate)
@@ -191,7 +196,7 @@ class Pipeline:
                 if any(after is value for value in wide):
                     after = ops.copy(after)  # PyTorch assigns in place
                 after = narrow(after, before.dtype)
-                moved.append(following(after, before) if slot.history else after)
+                moved.append(updated_in_place(after, before) if slot.history else after)
             gradient = ops.cast(result.gradient, dtype)
             if result.coefficient is not None:
                 learning_rate = learning_rate * result.coefficient
@@ -200,7 +205,7 @@ class Pipeline:
     def prepare(self, gradient: Any, variable: Any, learning_rate: Any) -> Update:
         """The run on what `update_step` received."""
         # the one index that Keras documents for its optimizers' `update_step`
-        slots, plans = self.of(self._optimizer._get_variable_index(variable))
+        slots, plans = self.for_variable(self._optimizer._get_variable_index(variable))
         dtype = wide_dtype(variable.dtype)
 
         def run(gradient, value, learning_rate, step, slots):
@@ -212,10 +217,10 @@ class Pipeline:
 
         arguments = (
             dense(gradient, variable),
-            *read([variable]),
+            *tensors_of([variable]),
             ops.cast(learning_rate, dtype),
             step_number(self._optimizer, dtype),
-            read(slots),
+            tensors_of(slots),
         )
         return Update((plans, dtype), run, arguments, slots, is_whole=False)
 
@@ -255,7 +260,7 @@ class Plans(tuple):
         return super().__eq__(other)
 
 
-def read(variables: Sequence[Any]) -> list[Tensor]:
+def tensors_of(variables: Sequence[Any]) -> list[Tensor]:
     """The values of variables, also of TensorFlow's own (as in a replica)."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gradopt.optimizers.paths import matching
+from keras_gradopt.paths import matching
 
 _KEY = "layout"  # of the description among the numbered variables of a file
 _ADVICE = (

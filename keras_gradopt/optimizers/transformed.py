@@ -1,5 +1,6 @@
 """Transforms in front of any Keras optimizer object."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from keras_gradopt.optimizers.base import BaseOptimizer, settings
 from keras_gradopt.optimizers.compilation import outside_autograph
 from keras_gradopt.optimizers.pipeline import Pipeline, Update
 from keras_gradopt.optimizers.state import CheckpointGuard
-from keras_gradopt.transforms import Transform, register
+from keras_gradopt.transforms import Transform
+from keras_gradopt.transforms.base import register
 
 
 @register
@@ -72,11 +74,14 @@ class Transformed(BaseOptimizer):
     ) -> None:
         _check_inner(inner_optimizer)
         is_ours = isinstance(inner_optimizer, BaseOptimizer)
-        checked = Pipeline(inner_optimizer, transforms)
+        own = tuple(map(copy.copy, Pipeline(inner_optimizer, transforms).transforms))
         self._lock = False
         self.inner_optimizer = inner_optimizer
-        self._own_transforms = checked.transforms
-        self._pipeline = inner_optimizer.run_first(transforms) if is_ours else checked
+        self._own_transforms = own
+        if is_ours:
+            self._pipeline = inner_optimizer.run_first(own)
+        else:
+            self._pipeline = Pipeline(inner_optimizer, own)
         self._exclusions = {}
         self._guard = CheckpointGuard(self)
         if is_ours:

@@ -7,7 +7,8 @@ from keras_gradopt.arguments import LearningRate, OptimizerKeywords
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore, RAdam
 from keras_gradopt.optimizers.sgd import SGDCore
-from keras_gradopt.transforms import Whiten, register
+from keras_gradopt.transforms import Whiten
+from keras_gradopt.transforms.base import register
 
 
 @register

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from running import BACKEND, numpy_values
 from scenarios import (
     CHOSEN,
     CONTROL,
@@ -32,6 +31,7 @@ from scenarios import (
     weights_of,
 )
 from table import ALL, OPTIMIZERS
+from trajectories import BACKEND, numpy_values
 
 import keras_gradopt as kg
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from running import numpy_values
 from scenarios import (
     CHOSEN,
     KINDS,
@@ -19,6 +18,7 @@ from scenarios import (
     warnings_about_state,
 )
 from table import ALL
+from trajectories import numpy_values
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from running import numpy_values
 from scenarios import (
     CONTROL,
     KINDS,
@@ -35,6 +34,7 @@ from scenarios import (
     warnings_about_state,
     weights_of,
 )
+from trajectories import numpy_values
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from running import BACKEND, numpy_values
 from scenarios import (
     CONTROL,
     KINDS,
@@ -28,6 +27,7 @@ from scenarios import (
     weights_of,
 )
 from table import ALL
+from trajectories import BACKEND, numpy_values
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
@@ -244,7 +244,8 @@ def test_exclusions_from_weight_decay_survive(name, kind, by, tmp_path):
     model.compile(optimizer, loss=LOSS)
     once, found = reload(model, tmp_path)
     again, more = reload(once, tmp_path)
-    assert not found and not more
+    if name != CONTROL:  # Keras warns of its own state before the first step
+        assert not found and not more
     weights = again.trainable_variables
     for _ in range(2):
         again.optimizer.apply([ops.zeros_like(w) for w in weights], weights)

@@ -8,7 +8,7 @@ os.environ["JAX_ENABLE_X64"] = "0"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
 import keras
-from common import ALL, fitted, new_model, save
+from problem import FAMILIES, fitted, new_model, save
 
 mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
 layout = keras.distribution.LayoutMap(mesh)
@@ -20,5 +20,5 @@ keras.distribution.set_distribution(
 )
 sharding = new_model().get_layer("conv").kernel.value.sharding
 assert "model" in str(sharding.spec), sharding
-for name in ALL:
+for name in FAMILIES:
     save(sys.argv[1], name, fitted(name))

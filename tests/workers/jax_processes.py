@@ -19,11 +19,11 @@ import keras
 keras.distribution.initialize(coordinator, int(processes), int(index))
 
 import tensorflow as tf
-from common import ALL, BATCH, IMAGES, LABELS, fitted, save
+from problem import BATCH, FAMILIES, IMAGES, LABELS, fitted, save
 
 assert jax.process_count() == int(processes)
 keras.distribution.set_distribution(keras.distribution.DataParallel())
-for name in ALL:
+for name in FAMILIES:
     data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(BATCH)
     model = fitted(name, data)
     if index == "0":

@@ -21,8 +21,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 import keras
 import numpy as np
-from running import BACKEND, numpy_values
 from table import ALL
+from trajectories import BACKEND, numpy_values
 
 EPOCHS, BATCHES, BATCH = 6, 4, 8
 

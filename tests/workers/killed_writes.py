@@ -28,9 +28,9 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
 
 import keras
-import models
 import numpy as np
 import train
+from training import models
 
 FLAGS = ["--model", "tiny", "--limit", "60", "--batch-size", "16", "--epochs", "2"]
 FLAGS += ["--learning-rate", "0.03", "--ema", "0.5"]

@@ -23,7 +23,7 @@ if what == "mirrored_jit":
 else:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
-from common import BATCH, IMAGES, LABELS, keras, loss, new_model
+from problem import BATCH, IMAGES, LABELS, keras, loss, new_model
 
 with strategy.scope():
     model = new_model()

@@ -3,8 +3,8 @@
 import json
 
 import tensorflow as tf
-from common import IMAGES, LABELS, loss, new_model
-from running import inner_functions
+from problem import IMAGES, LABELS, loss, new_model
+from trajectories import inner_functions
 
 import keras_gradopt
 

@@ -25,7 +25,7 @@ else:
     assert len(keras.distribution.list_devices()) == DEVICES
     keras.distribution.set_distribution(keras.distribution.DataParallel())
 
-from common import BATCH, IMAGES, LABELS, loss, new_model
+from problem import BATCH, IMAGES, LABELS, loss, new_model
 
 import keras_gradopt
 

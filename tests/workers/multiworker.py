@@ -17,11 +17,11 @@ import tensorflow as tf
 
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
-from common import ALL, BATCH, IMAGES, LABELS, STEPS, loss, new_model, save
+from problem import ALL, BATCH, FAMILIES, IMAGES, LABELS, STEPS, loss, new_model, save
 
 assert strategy.num_replicas_in_sync == len(addresses)
 local = BATCH // len(addresses)
-for name in ALL:
+for name in FAMILIES:
     with strategy.scope():
         model = new_model()
         optimizer = ALL[name]()

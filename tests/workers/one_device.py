@@ -2,7 +2,8 @@
 
 import sys
 
-from common import ALL, fitted, save
+from problem import ALL, FAMILIES, fitted, save
+from trajectories import BACKEND
 
-for name in ALL:
+for name in ALL if BACKEND == "tensorflow" else FAMILIES:
     save(sys.argv[1], name, fitted(name))

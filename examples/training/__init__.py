@@ -1,0 +1,1 @@
+"""What the training examples are made of."""
