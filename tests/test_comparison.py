@@ -435,7 +435,7 @@ def test_another_split_for_every_seed(tmp_path):
     assert results.verdicts[0].p == pytest.approx(p)
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.slow
 def test_several_tasks_and_what_is_left_out(tmp_path):
     optimizers = {
         "slow": comparison.Arm(sgd, rate=1e-3),

@@ -144,6 +144,7 @@ def test_a_dask_worker_is_killed(undisturbed, tmp_path):
     assert rows(tmp_path) == rows(undisturbed[0])
 
 
+@pytest.mark.slow
 def test_two_starters_refuse_each_other(tmp_path):
     first = start(tmp_path, "here")
     while not (tmp_path / "declaration.json").exists() and first.poll() is None:

@@ -111,8 +111,8 @@ def outcomes(results: "Results", task: str) -> str:
         cells = [name, rate]
         for measure in measures:
             values = results.values(task, name, measure)
-            spread = values.std(ddof=1) if len(values) > 1 else math.nan
             if math.isfinite(values.mean()):
+                spread = values.std(ddof=1) if len(values) > 1 else math.nan
                 cells.append(f"{digits(values.mean())} ± {digits(spread)}")
             else:
                 cells.append("diverged")
