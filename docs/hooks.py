@@ -16,6 +16,7 @@ PUBLIC_MODULES = [
     "keras_gradopt.transforms",
     "keras_gradopt.callbacks",
     "keras_gradopt.equations",
+    "keras_gradopt.testing",
 ]
 BESIDE_ALL = ["keras_gradopt.inspect"]  # public, but not in __all__
 documented = set()  # anchors on all pages

@@ -1,4 +1,4 @@
-"""What Keras lets a user do with an optimizer, beside what the conformance kit checks."""
+"""What Keras lets a user do with an optimizer, beside the conformance kit's checks."""
 
 import copy
 import json

@@ -17,7 +17,7 @@ import pytest
 from running import BACKEND
 
 import keras_gradopt
-from keras_gradopt import equations
+from keras_gradopt import equations, testing
 from keras_gradopt.arguments import OptimizerKeywords
 
 pytestmark = pytest.mark.backend_independent
@@ -35,7 +35,10 @@ PUBLIC = {
     },
     "GradientMonitor": keras_gradopt.callbacks.GradientMonitor,
     "ActivationAdvice": keras_gradopt.ActivationAdvice,
+    "check_optimizer": testing.check_optimizer,
+    "checks": testing.checks,
     "inspect": keras_gradopt.inspect,
+    "split_cpu": testing.split_cpu,
     "recommend_activation": keras_gradopt.recommend_activation,
 }
 
@@ -68,6 +71,7 @@ def test_public_class_has_a_docstring(name):
     if name not in ("Slot", "Result", "Context", "Transform", "ActivationAdvice"):
         assert ">>>" in documented, "no example"
         of_no_paper = ("Transformed", "GradientMonitor", "inspect")
+        of_no_paper += ("check_optimizer", "checks", "split_cpu")
         assert "Reference:" in documented or name in of_no_paper
         for argument in arguments - {"args", "kwargs"}:
             assert f"\n        {argument}: " in documented, argument
