@@ -17,6 +17,7 @@ PUBLIC_MODULES = [
     "keras_gradopt.callbacks",
     "keras_gradopt.comparison",
     "keras_gradopt.equations",
+    "keras_gradopt.testing",
 ]
 BESIDE_ALL = ["keras_gradopt.inspect"]  # public, but not in __all__
 documented = set()  # anchors on all pages

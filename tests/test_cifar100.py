@@ -18,8 +18,13 @@ from studies import cifar100 as study
 from studies import cifar100_data as data
 from studies import cifar100_report as report
 from studies import cifar100_training as training
+from trajectories import BACKEND
 
 STUDIES = Path(study.__file__).parent
+
+tensorflow_only = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="what the study runs on; others take long"
+)
 RECIPE = training.Recipe(epochs=5, batch_size=8, network="densenet22")
 
 
@@ -228,6 +233,7 @@ def in_a_process(state, arm, kill_after=None):
 
 
 @pytest.mark.slow
+@tensorflow_only
 @pytest.mark.parametrize("arm", ["angulargrad"])
 def test_killed_and_resumed_is_undisturbed_bit_by_bit(arm, tmp_path):
     _, expected, variables = in_a_process(tmp_path / "a.npz", arm)
@@ -305,6 +311,7 @@ def command(folder, *arguments, **popen):
 
 
 @pytest.mark.slow
+@tensorflow_only
 def test_the_command_goes_on_after_kills_and_repeats_nothing(tmp_path):
     for rate in (3.16e-4, 1e-3, 3.16e-3, 5.62e-4, 1.78e-3, 1.25e-3):
         for seed in study.SCOUT_SEEDS:

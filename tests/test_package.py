@@ -17,7 +17,7 @@ import pytest
 from trajectories import BACKEND
 
 import keras_gradopt
-from keras_gradopt import equations
+from keras_gradopt import equations, testing
 from keras_gradopt.arguments import OptimizerKeywords
 
 pytestmark = pytest.mark.backend_independent
@@ -39,8 +39,11 @@ PUBLIC = {
         for name in keras_gradopt.callbacks.__all__
     },
     "ActivationAdvice": keras_gradopt.ActivationAdvice,
+    "check_optimizer": testing.check_optimizer,
+    "checks": testing.checks,
     "inspect": keras_gradopt.inspect,
     "layerwise_decay": keras_gradopt.layerwise_decay,
+    "split_cpu": testing.split_cpu,
     "recommend_activation": keras_gradopt.recommend_activation,
 }
 
@@ -81,6 +84,7 @@ def test_public_class_has_a_docstring(name):
         of_no_paper = (
             *("Transformed", "GradientMonitor", "inspect"),
             *("Only", "ScaleLearningRate", "layerwise_decay"),
+            *("check_optimizer", "checks", "split_cpu"),
         )
         assert "Reference:" in documented or name in of_no_paper
         for argument in arguments - {"args", "kwargs"}:

@@ -129,11 +129,9 @@ def test_sample_without_anybody_is_an_error(folder):
 
 
 def test_failed_and_skipped_tests_show_nothing(folder):
-    with pytest.raises(SystemExit, match=r"test_\w+ failed on tensorflow for Ada"):
+    with pytest.raises(SystemExit, match=r"\w+ failed on tensorflow for Ada"):
         page(folder(everything(), "failed"))
-    with pytest.raises(
-        SystemExit, match="eager, graph and XLA agree on jax: 3 optimizers"
-    ):
+    with pytest.raises(SystemExit, match=r"agree on jax: 3 optimizers"):
         page(folder(everything(), "skipped"))
 
 

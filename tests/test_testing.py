@@ -1,9 +1,11 @@
 """The conformance kit: each check turns red for what it is about, and for that only."""
 
+import re
 import subprocess
 import sys
 import types
 import unittest
+from pathlib import Path
 
 import broken
 import keras
@@ -16,6 +18,8 @@ from keras_gradopt.testing import CHECKS, ConformanceError, check_optimizer, che
 from keras_gradopt.testing.__main__ import main
 
 pytestmark = pytest.mark.backend_independent
+
+ROOT = Path(__file__).parent.parent
 
 SLOW = {"modes_agree", "resume", "two_devices"}
 
@@ -90,7 +94,7 @@ def test_keras_own_pass_but_for_faults_of_keras(make, excused):
     assert found == KERAS_FAULTS | excused
     assert all(f"failed as Keras  {name} " in report.table() for name in found)
     notes = "docs/keras-notes.md"
-    page = open(notes).read()
+    page = (ROOT / notes).read_text()
     anchors = [
         line.lower()
         .translate({ord(c): None for c in "#`'.,*"})
@@ -196,3 +200,13 @@ def test_command_line_of_a_process():
     )
     assert done.returncode == 0, done.stderr
     assert "passed   two_devices" in done.stdout
+
+
+def test_guide_lists_every_check():
+    page = (ROOT / "docs" / "guide" / "check.md").read_text()
+    rows = re.findall(r"(?m)^\| `(\w+)`( \*)? \| (.+?)(?: Needs `(\w+)`\.)? \|$", page)
+    assert [row[0] for row in rows] == [*CHECKS]
+    for name, star, sentence, need in rows:
+        check = CHECKS[name]
+        assert (bool(star), sentence) == (bool(check.keras_fault), check.sentence)
+        assert (need,) == (check.needs or ("",))
