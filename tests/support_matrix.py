@@ -18,7 +18,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "support.md"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 # section -> feature -> what shows it for every optimizer: tests, or checks of the
-# conformance kit (names without test_), which tests/test_conformance.py runs
+# conformance kit (names without test_), which tests/package/test_conformance.py runs
 FEATURES = {
     "How it runs": {
         "eager, graph and XLA agree": ["modes_agree"],
@@ -141,8 +141,8 @@ WORKERS = (
 KERAS_CANNOT = f"""
 ## What Keras itself cannot do, whatever the optimizer
 
-Each is tried with Keras' own Adam (`tests/test_limits.py`), so that we notice when it
-is mended.
+Each is tried with Keras' own Adam (`tests/package/test_limits.py`), so that we notice
+when it is mended.
 
 - **{"**: ".join(JIT[:2])}. Instead: {JIT[2]}.
 - **{"**: ".join(WORKERS[:2])}. Instead: {WORKERS[2]}.
@@ -295,8 +295,8 @@ def keras_lines(keras_tests):
     yield ""
     yield (
         "Read from the installed Keras, `SGD` and `Adam` replaced by ours "
-        "(`tests/test_keras_own.py`); each runs with several of ours. Skips are Keras' "
-        "own: what the backend cannot do, or that tf_keras is not installed."
+        "(`tests/package/test_keras_own.py`); each runs with several of ours. Skips "
+        "are Keras' own: what the backend cannot do, or that tf_keras is not installed."
     )
     for file, tests in alike.items():
         yield from ("", f"### `{file}`", "")

@@ -16,7 +16,7 @@ pytest.importorskip("cloudpickle")
 
 pytestmark = pytest.mark.backend_independent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 ENVIRONMENT = {**os.environ, **dict.fromkeys(THREADS, "1"), "PYTHONPATH": str(ROOT)}
 

@@ -95,7 +95,7 @@ def test_compiled_functions_do_not_outlive_a_trace():
 @pytest.mark.slow
 def test_compiled_under_mirrored_strategy():
     """Where Keras cannot compile a step, the update of each variable still is."""
-    script = Path(__file__).parent / "workers" / "mirrored_program.py"
+    script = Path(__file__).parents[1] / "workers" / "mirrored_program.py"
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=300
     )
@@ -118,7 +118,7 @@ def test_collectives():
     code = f"import json, scale; print(json.dumps(scale.sharding_rows({[*expected]})))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-        cwd=Path(__file__).parent.parent / "benchmarks",
+        cwd=Path(__file__).parents[2] / "benchmarks",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for row in json.loads(done.stdout.splitlines()[-1]):

@@ -22,7 +22,7 @@ from keras_gradopt.arguments import OptimizerKeywords
 
 pytestmark = pytest.mark.backend_independent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODULES = ["keras_gradopt"] + [
     module.name
     for module in pkgutil.walk_packages(keras_gradopt.__path__, "keras_gradopt.")

@@ -1,17 +1,17 @@
 """Several devices or processes give the weights of one on the same global batch."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import finish, free_addresses
 from table import FAMILIES
 from trajectories import BACKEND
 
-WORKERS = Path(__file__).parent / "workers"
+WORKERS = Path(__file__).parents[1] / "workers"
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,26 +30,6 @@ def start(script, *arguments, backend="tensorflow"):
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def finish(*processes, timeout=900):
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=timeout)
-            assert process.returncode == 0, output[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def free_addresses(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
 
 
 def weights(folder, name):

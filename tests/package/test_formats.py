@@ -12,7 +12,7 @@ import keras_gradopt
 
 pytestmark = [pytest.mark.oldest, pytest.mark.quick]
 
-FORMATS = Path(__file__).parent / "formats"
+FORMATS = Path(__file__).parents[1] / "formats"
 FILES = sorted(FORMATS.glob("*/*.keras"))
 
 

@@ -15,7 +15,7 @@ yaml = pytest.importorskip("yaml")
 
 pytestmark = pytest.mark.backend_independent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
 SCRIPT = (ROOT / ".ci" / "run").read_text()
 STAGES = set(re.findall(r"(?m)^(\w+)\(\) \{", SCRIPT)) - {"stage"}
@@ -125,7 +125,7 @@ def test_marks_of_a_module_are_read_without_importing_it(tmp_path):
 
 def test_backend_independent_is_said_of_whole_modules():
     """On one test it would do nothing."""
-    for path in Path(__file__).parent.rglob("test_*.py"):
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
         assert not re.search(r"(?m)^\s*@.*backend_independent", path.read_text()), path
 
 

@@ -24,7 +24,7 @@ from training import models, run_files
 from training.run_files import RunError, alone_in
 from training.run_state import STATE, Keep
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def tiny(input_shape, classes, l2, adapt_to):

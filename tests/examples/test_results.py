@@ -26,7 +26,7 @@ from training.run_files import RunError
 
 pytestmark = pytest.mark.backend_independent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def certain(predicted, classes, share=0.9):

@@ -19,7 +19,7 @@ from keras_gradopt.testing.__main__ import main
 
 pytestmark = pytest.mark.backend_independent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SLOW = {"modes_agree", "resume", "two_devices"}
 

@@ -17,7 +17,7 @@ from test_package import PUBLIC
 
 import keras_gradopt
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GUIDES = sorted(DOCS.glob("guide/*.md"))
 METHODS = sorted(set(DOCS.glob("methods/*.md")) - {DOCS / "methods/index.md"})

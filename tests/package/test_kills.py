@@ -18,7 +18,7 @@ from trajectories import BACKEND
 
 pytestmark = pytest.mark.slow
 
-WORKER = Path(__file__).parent / "workers" / "killed.py"
+WORKER = Path(__file__).parents[1] / "workers" / "killed.py"
 STEPS = 24
 
 # TensorFlow kills every optimizer, and each once more in another way of keeping it.

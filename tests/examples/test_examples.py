@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from test_distribution import finish, free_addresses
+from processes import finish, free_addresses
 from training.recipes import RECIPES
 from training.run_state import Keep
 from trajectories import numpy_values
@@ -23,7 +23,7 @@ import keras_gradopt
 
 pytestmark = pytest.mark.backend_independent
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

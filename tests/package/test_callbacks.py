@@ -1107,7 +1107,7 @@ def test_on_two_devices():
 
 def output(arguments):
     """The last line that a worker prints."""
-    script = Path(__file__).parent / "workers" / arguments[0]
+    script = Path(__file__).parents[1] / "workers" / arguments[0]
     done = subprocess.run(
         [sys.executable, str(script), *arguments[1:]],
         capture_output=True, text=True, check=False, timeout=300,

@@ -69,7 +69,7 @@ def adapted(file, sgd, adam):
 
 def outcomes(folder):
     """Runs the tests in a folder in a process of their own; {test: outcome}."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
     report = folder / "report.xml"
     quiet = ["-q", "-n0", "-p", "no:cacheprovider", "--rootdir", folder]

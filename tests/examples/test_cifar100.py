@@ -211,7 +211,8 @@ print(json.dumps([found["accuracy"], found["loss"], found["losses"]]), flush=Tru
 
 
 def in_a_process(state, arm, kill_after=None):
-    paths = [str(Path(__file__).parent), str(STUDIES.parent), str(STUDIES.parents[1])]
+    here = Path(__file__)
+    paths = map(str, [*here.parents[:2], STUDIES.parent, STUDIES.parents[1]])
     process = subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(state), arm, "", *paths],
         stdout=subprocess.PIPE,
