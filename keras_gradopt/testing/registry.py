@@ -36,6 +36,7 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
+"""All checks by name, in the order in which they run."""
 
 
 def check(
