@@ -112,7 +112,7 @@ def run(writer: Any, file: Any) -> None:
             o = check.outcome()
             seconds += o.seconds
             failed += [check.name] * (o.status == "failed")
-            saw = " ".join(o.saw.split())
+            saw = " ".join(o.saw.split()).partition(" Detected at node")[0]
             writer.writerow(
                 [source, name, check.name, o.status, saw, f"{o.seconds:.1f}"]
             )
@@ -156,7 +156,7 @@ def page() -> None:
         for name in dict.fromkeys(row["optimizer"] for row in of_source):
             own = [row for row in of_source if row["optimizer"] == name]
             tried = [row for row in own if row["status"] != "skipped"]
-            failed = [row["check"] for row in tried if row["status"] == "failed"]
+            failed = [row for row in tried if row["status"] == "failed"]
             passed = f"{len(tried) - len(failed)} of {len(tried)}"
             links = ", ".join(map(linked, failed)) or "-"
             lines.append(f"| {name} | {passed} | {links} |")
@@ -165,14 +165,16 @@ def page() -> None:
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
 
 
-def fault_of_keras(name: str) -> str | None:
-    """The section of the notes on Keras, of a check that Keras' Adam fails."""
-    return CHECKS[name].keras_fault if name in CHECKS else None
+def fault_of_keras(row: dict[str, str]) -> str | None:
+    """The section of the notes on Keras, of a check that Keras' Adam fails, too."""
+    if row["check"] == NOT_MADE or row["saw"].startswith("raised"):
+        return None
+    return CHECKS[row["check"]].keras_fault
 
 
-def linked(name: str) -> str:
+def linked(row: dict[str, str]) -> str:
     """A check's name, with a link to the fault of Keras if it is one."""
-    fault = fault_of_keras(name)
+    name, fault = row["check"], fault_of_keras(row)
     return f"[`{name}`](keras-notes.md#{fault})" if fault else f"`{name}`"
 
 
@@ -180,7 +182,7 @@ def reasons(rows: list[dict[str, str]]) -> list[str]:
     """What was seen where a check failed that Keras' Adam passes, each once."""
     checks_of: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["status"] == "failed" and not fault_of_keras(row["check"]):
+        if row["status"] == "failed" and not fault_of_keras(row):
             saw = row["saw"].replace("|", "/").replace("\x1b[1m", "")[:200]
             checks_of.setdefault((row["optimizer"], saw), []).append(row["check"])
     lines = [

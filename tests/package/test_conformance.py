@@ -15,6 +15,7 @@ pytestmark = pytest.mark.oldest
 
 # what traces, compiles or fits; the others step eagerly
 COMPILING = {"modes_agree", "resume", "two_devices"}
+QUICK = {"equals_twin", "alive", "slots_move", "config", "saved_variables"}
 KERNEL_AXES = [(3,), None, None, None]  # of the kit's variables: Conv2D and Dense
 
 
@@ -57,6 +58,8 @@ def all_checks():
             if "neutral" in needs or ("twin" in needs and name not in ROWS):
                 continue
             marks = [pytest.mark.slow] if check.name in COMPILING else []
+            if check.name in QUICK:
+                marks.append(pytest.mark.quick)
             if (name, check.name) in FAULTS_OF_KERAS:
                 marks.append(pytest.mark.xfail(strict=True))
             cases.append(
