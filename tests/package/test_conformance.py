@@ -7,7 +7,7 @@ These are the generic tests: what holds for any optimizer is a check in
 import keras
 import numpy as np
 import pytest
-from table import ALL, ROWS, case_id
+from table import ALL, FAMILIES, ROWS, case_id
 
 from keras_gradopt.testing import CHECKS, checks
 
@@ -57,7 +57,8 @@ def all_checks():
             needs = CHECKS[check.name].needs
             if "neutral" in needs or ("twin" in needs and name not in ROWS):
                 continue
-            marks = [pytest.mark.slow] if check.name in COMPILING else []
+            fast = name in FAMILIES or check.name in QUICK
+            marks = [pytest.mark.slow] if check.name in COMPILING or not fast else []
             if check.name in QUICK:
                 marks.append(pytest.mark.quick)
             if (name, check.name) in FAULTS_OF_KERAS:

@@ -14,10 +14,10 @@ from keras_gradopt import transforms as kt
 
 sequential, functional, Subclassed = MODELS
 CASES = [
-    ("sgd", Subclassed),
     ("adam", sequential),
-    ("core", functional),
     ("angular", Subclassed),
+    pytest.param("sgd", Subclassed, marks=pytest.mark.slow),
+    pytest.param("core", functional, marks=pytest.mark.slow),
 ]
 
 
