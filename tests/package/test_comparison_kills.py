@@ -86,8 +86,9 @@ def seeded_by_chance():
     random.seed(seed)
 
 
+@pytest.mark.slow
 def test_killed_is_not_killed(undisturbed, tmp_path):
-    """Once here; twenty times, and with other processes, in the slow tests."""
+    """Once, where one process does all."""
     seeded_by_chance()
     process = start(tmp_path, "here")
     wait_for_runs(process, tmp_path, random.randint(1, 15))
