@@ -140,8 +140,10 @@ def test_factors_of_the_learning_rate(inner, make):
                 model.trainable_variables,
             )
     got, half, whole, none = (model.get_weights() for model in models)
-    np.testing.assert_array_equal(got[0], half[0])  # the first pattern that fits
-    np.testing.assert_array_equal(got[1], whole[1])  # none fits
+    # to rounding: Keras' own on PyTorch multiply in another order
+    close = {"rtol": 1e-4, "atol": 1e-7}
+    np.testing.assert_allclose(got[0], half[0], **close)  # the first pattern that fits
+    np.testing.assert_allclose(got[1], whole[1], **close)  # none fits
     for i in (2, 3):  # not "kernel": frozen, exactly
         np.testing.assert_array_equal(got[i], start[i])
         np.testing.assert_array_equal(none[i], start[i])
@@ -162,7 +164,9 @@ def test_weight_decay_of_keras_is_not_scaled(decay):
         0.25, weight_decay=decay or None, transforms=[kt.ScaleLearningRate({"head": 0})]
     )
     again.exclude_from_weight_decay(var_names=["head"])
-    again.apply([keras.ops.ones(3)], [weight])
+    # with a variable that decays: on PyTorch Keras fails where none does
+    other = keras.Variable(np.ones(3, "float32"), name="other")
+    again.apply([keras.ops.ones(3)] * 2, [weight, other])
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), [expected] * 3)
 
 
