@@ -140,3 +140,52 @@ def test_the_list_has_all_tables_with_their_cost(capsys):
         assert re.search(rf"^{name} ", printed, re.M)
     assert re.search(r"^adanorm-1 +216 +21,600 +72 ", printed, re.M)
     assert "not run: DLA is no network of the examples" in printed
+
+
+def test_the_report_has_the_papers_numbers():
+    import math
+
+    import numpy as np
+
+    from keras_gradopt.comparison.results import Verdict
+
+    found = {
+        ("cifar100", "resnet18", "Adam"): np.array([70.0, 71.0]),
+        ("cifar100", "resnet18", "AdamNorm"): np.array([72.0, 73.5]),
+    }
+    row = Verdict(
+        "", "", "AdamNorm", "Adam", "undecided", mean=0.0225, low=-0.01, high=0.055,
+        share=math.nan, p=1.0, p_equivalent=1.0, margin=0.005, detectable=0.031,
+        count=2, diverged=0,
+    )  # fmt: skip
+    verdicts = {("cifar100", "resnet18", "AdamNorm", "Adam"): row}
+    text = papers.report("adanorm-1", found, verdicts, "Title.")
+    assert "| cifar100 | resnet18 | AdamNorm | 73.11 | 72.75 ± 1.06 | 2 |" in text
+    compared = "| cifar100 | resnet18 | AdamNorm, Adam | +2.02 | +2.25 (-1.00 to +5.50)"
+    assert f"{compared} | 3.10 |" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["gaf-4"], "nothing is left to run"),
+        (["adanorm-1", "--optimizers", "Adam"], "--optimizers must name one of"),
+        (["adanorm-1", "--datasets", "mnist"], "no data set 'mnist' in it"),
+        (["adanorm-1", "--networks", "resnet1"], "unknown network 'resnet1'"),
+        ([], "which table?"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_a_sentence(flags, sentence, capsys):
+    with pytest.raises(SystemExit):
+        papers.main(flags)
+    assert sentence in capsys.readouterr().err
+
+
+def test_schedules_keep_their_shares():
+    import papers_runs
+
+    step = papers_runs.schedule("step:50,100", 150)
+    assert [step(p) for p in (0.0, 0.33, 1 / 3, 0.66, 2 / 3)] == [1, 1, 0.1, 0.1, 0.01]
+    assert papers_runs.schedule("cosine", 200) == "cosine"
+    with pytest.raises(ValueError, match="unknown schedule"):
+        papers_runs.schedule("cosine:5", 150)
