@@ -142,6 +142,78 @@ def test_the_list_has_all_tables_with_their_cost(capsys):
     assert "not run: DLA is no network of the examples" in printed
 
 
+class Killed(Exception):
+    """Instead of a kill, which a process does not survive."""
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A network of two layers, and noise for CIFAR-10."""
+    import keras
+    import papers_runs
+    import tensorflow_datasets as tfds
+    from training.datasets import preparing
+    from training.models import MODELS
+
+    def network(input_shape, classes, l2=0.0, adapt_to=None):
+        layers = [keras.layers.Rescaling(1 / 255), keras.layers.AveragePooling2D(8)]
+        layers += [keras.layers.Flatten(), keras.layers.Dense(classes, "softmax")]
+        return keras.Sequential([keras.Input(input_shape), *layers])
+
+    monkeypatch.setitem(MODELS, "tiny", network)
+    monkeypatch.setattr(preparing, "prepare", lambda *_: None)
+    papers_runs.opened.cache_clear()
+    papers_runs.sample.cache_clear()
+    with tfds.testing.mock_data(num_examples=200):
+        yield
+
+
+RUN = ["angulargrad-1", "--networks", "tiny", "dla"]
+RUN += ["--optimizers", "AngularGrad cos", "--seeds", "11", "12", "--epochs", "2"]
+RUN += ["--keep-every", "0", "--output"]
+
+
+def rows_of(folder):
+    """The fields of all runs in order, but for the milliseconds of a step."""
+    lines = (folder / "runs.csv").read_text().splitlines()
+    return sorted([*line.split(",")[:10], *line.split(",")[11:]] for line in lines[1:])
+
+
+def test_a_run_shows_the_papers_number_beside_ours(tiny, tmp_path, capsys):
+    papers.main([*RUN, str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "Not run: DLA is no network of the examples." in printed
+    assert "4 runs of 2 epochs" in printed
+    assert "The paper's are after 100 epochs" in printed
+    ours = r"^\| cifar10 \| tiny \| AngularGrad cos \| - \| \d.* ± "
+    assert re.search(ours, printed, re.M)
+    assert "| cifar10 | tiny | AngularGrad cos, Adam | - | " in printed
+    losses = {(row[1], row[5]): row[7] for row in rows_of(tmp_path)}
+    assert len(losses) == len(set(losses.values())) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(tiny, tmp_path, monkeypatch):
+    import papers_runs
+
+    papers.main([*RUN, str(tmp_path / "whole")])
+    begin, epochs = papers_runs.Images.on_epoch_begin, []
+
+    def killed(self):
+        epochs.append(1)
+        if len(epochs) == 6:  # the second run's second epoch
+            raise Killed
+        begin(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(papers_runs.Images, "on_epoch_begin", killed)
+        with pytest.raises(Killed):
+            papers.main([*RUN, str(tmp_path / "killed")])
+    assert len(rows_of(tmp_path / "killed")) == 1
+    papers.main([*RUN, str(tmp_path / "killed")])
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+
+
 def test_the_report_has_the_papers_numbers():
     import math
 
