@@ -29,8 +29,8 @@ def dual_path_network(
     """Bottlenecks whose output is in part added and in part appended to their input.
 
     Chen et al. 2017, Fig. 2d and Table 1, with normalization and ReLU after each
-    convolution, as in kuangliu/pytorch-cifar, where GAF's DPN-26 is from; in the
-    paper they come before.
+    convolution, as in kuangliu/pytorch-cifar, whose networks have the names that GAF
+    uses; in Chen et al.'s they come before.
 
     Args:
         input_shape: height, width, channels. Pixels are 0-255.

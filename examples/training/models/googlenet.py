@@ -39,10 +39,11 @@ def inception_network(
 ) -> keras.Model:
     """Inception modules, with a max pooling between stages.
 
-    As in kuangliu/pytorch-cifar, where GAF's GoogLeNet is from: convolutions keep a
-    bias and are followed by batch normalization, two 3x3 convolutions are in the place
-    of one 5x5, and there are neither auxiliary classifiers nor dropout. There and here
-    images of CIFAR's size get one 3x3 convolution before the modules.
+    As in kuangliu/pytorch-cifar, whose networks have the names that GAF uses:
+    convolutions keep a bias and are followed by batch normalization, two 3x3
+    convolutions are in the place of one 5x5, and there are neither auxiliary
+    classifiers nor dropout. There and here images of CIFAR's size get one 3x3
+    convolution before the modules.
 
     Args:
         input_shape: height, width, channels. Pixels are 0-255.

@@ -29,7 +29,7 @@ def regnet(
 
     Radosavovic et al. 2020, section 5 and Fig. 21. At CIFAR's size the first
     convolution has 64 channels (32 in the paper) and the first two stages keep the
-    size, as in kuangliu/pytorch-cifar, where GAF's RegNetX-200MF is from.
+    size, as in kuangliu/pytorch-cifar, whose networks have the names that GAF uses.
 
     Args:
         input_shape: height, width, channels. Pixels are 0-255.
