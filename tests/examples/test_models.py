@@ -266,7 +266,7 @@ def test_two_optimizers_under_xla(name, mock_batches):
     [
         pytest.param(
             *row[:4],
-            id=f"{row[0]}-{row[1]}",
+            id=f"{row[0]}-{row[1]}-{row[2]}",
             marks=pytest.mark.slow if row[1] > 32 else (),
         )
         for row in PUBLISHED
