@@ -71,6 +71,8 @@ RECIPE_FLAGS = [
     field.name for field in dataclasses.fields(Recipe) if field.name != "settings"
 ]
 
+BALANCES = ["weights", "sampler", "none"]
+
 
 def parser():
     make = argparse.ArgumentParser(
@@ -82,6 +84,9 @@ def parser():
     what = make.add_argument_group("what to train (defaults: the recipe's)")
     what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
     what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
+    what.add_argument(
+        "--preprocessing", metavar="NAME", help="default: the recipe's or data set's"
+    )
     what.add_argument("--image-size", type=flags.COUNT, metavar="PIXELS")
     what.add_argument(
         "--limit", type=flags.COUNT, metavar="N", help="images of each split"
@@ -136,8 +141,11 @@ def parser():
     how.add_argument("--no-augment", action="store_true")
     how.add_argument(
         "--balance",
-        action=argparse.BooleanOptionalAction,
-        help="weight classes against their unequal numbers of images",
+        nargs="?",
+        const="weights",
+        choices=BALANCES,
+        help="against unequal numbers of images: weight the classes in the loss, or "
+        "draw them equally often",
     )
 
     where = make.add_argument_group("where to run")
@@ -186,6 +194,8 @@ def settle(args):
     given = {name: getattr(args, name, None) for name in RECIPE_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     run = dataclasses.replace(recipe, **given)
+    if run.dataset != recipe.dataset and run.dataset in DATASETS:
+        run = dataclasses.replace(run, preprocessing=args.preprocessing)
     if run.weights == "none":
         run = dataclasses.replace(run, weights=None)
     optimizer = optimizers.optimizer_class(run.optimizer)
@@ -239,6 +249,7 @@ def print_names():
         print(f"{title}:\n  " + "\n  ".join(names))
 
     show("data sets (and any of TFDS' image classification, or folder:PATH)", DATASETS)
+    show("preprocessings (--preprocessing)", PREPROCESSINGS)
     show("networks (and any of keras.applications)", MODELS)
     classes = set(optimizers.optimizer_classes().values())
     show("optimizers", sorted(cls.__name__ for cls in classes))
@@ -399,6 +410,7 @@ def batches_of(args, run, data, done):
         epochs=run.epochs - done,
         steps_per_epoch=args.steps_per_epoch,
         shard=(args.process_id, args.processes),
+        balanced=run.balance == "sampler",
     )
 
 
@@ -422,7 +434,7 @@ def train(args, run, data, model, keep, done):
         validation_data=validation_batches(
             data, run.batch_size, (args.process_id, args.processes), sharing_devices()
         ),
-        class_weight=data.class_weights() if run.balance else None,
+        class_weight=data.class_weights() if run.balance == "weights" else None,
         callbacks=callbacks,
         verbose=1 if args.process_id == 0 else 0,
     )
@@ -562,6 +574,7 @@ def prepare(args, run):
         image_size=run.image_size,
         seed=args.seed,
         limit=args.limit,
+        preprocessing=run.preprocessing,
         splits=args.splits,
     )
     with scope, naming_unreadable_images(data):

@@ -24,11 +24,14 @@ class Recipe:
             "step:E,F" (divided by 10 after E and after F epochs).
         l2: weight decay.
         settings: further arguments of the optimizer.
+        preprocessing: what is done to the images, a name in `PREPROCESSINGS`, if not
+            what is usual for the data set.
         image_size: side of the images that the network gets, if not the data set's.
         precision: Keras' dtype policy.
         weights: "imagenet" for pretrained ones.
         backbone_rate: learning rate of all but the last layer, as a multiple.
-        balance: weight the classes against their unequal number of images.
+        balance: against unequal numbers of images: "weights" (of the classes, in the
+            loss), "sampler" (all classes are drawn equally often) or "none".
         assumed: what the paper does not state.
     """
 
@@ -42,11 +45,12 @@ class Recipe:
     schedule: str
     l2: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
+    preprocessing: str | None = None
     image_size: int | None = None
     precision: str = "float32"
     weights: str | None = None
     backbone_rate: float = 1.0
-    balance: bool = False
+    balance: str = "none"
     assumed: str = ""
 
 
@@ -60,6 +64,7 @@ RECIPES = {
         batch_size=128,
         learning_rate=1e-3,
         schedule="step:80",
+        preprocessing="cifar",
         settings={"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
         assumed="100 epochs, batch size 128",
     ),
@@ -72,11 +77,27 @@ RECIPES = {
         batch_size=16,
         learning_rate=1e-3,
         schedule="step:30,50",
+        preprocessing="fine_grained",
         settings={"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
         image_size=448,
         weights="imagenet",
         backbone_rate=0.1,
         assumed="60 epochs, batch size 16",
+    ),
+    "angulargrad-miniimagenet": Recipe(
+        source="AngularGrad, section 6.2.3, footnote 5, Table 3",
+        dataset="mini_imagenet",
+        model="resnet50_ws",
+        optimizer="AngularGrad",
+        epochs=100,
+        batch_size=128,
+        learning_rate=1e-3,
+        schedule="step:80",
+        preprocessing="resize",
+        settings={"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8},
+        image_size=224,
+        assumed="100 epochs, batch size 128, which the released code has too; its "
+        "images are cropped as ImageNet's (--preprocessing imagenet)",
     ),
     "adanorm-cifar": Recipe(
         source="AdaNorm, section 4 and Table 1",
@@ -87,6 +108,7 @@ RECIPES = {
         batch_size=64,
         learning_rate=1e-3,
         schedule="step:80",
+        preprocessing="cifar",
         settings={"beta_1": 0.9, "beta_2": 0.999, "gamma": 0.95},
     ),
     "adanorm-tinyimagenet": Recipe(
@@ -98,6 +120,7 @@ RECIPES = {
         batch_size=64,
         learning_rate=1e-3,
         schedule="step:80",
+        preprocessing="cifar",
         settings={"beta_1": 0.9, "beta_2": 0.999, "gamma": 0.95},
     ),
     "gaf-cifar": Recipe(
@@ -110,8 +133,10 @@ RECIPES = {
         learning_rate=0.1,
         schedule="cosine",
         l2=5e-4,
+        preprocessing="cifar",
         settings={"momentum": 0.9},
-        assumed="the activation: its defaults, arctan with alpha 0.1 and beta 20",
+        assumed="the activation: its defaults, arctan with alpha 0.1 and beta 20; the "
+        "augmentation",
     ),
     "gaf-imagenet": Recipe(
         source="GAF, section V-B",
@@ -123,10 +148,12 @@ RECIPES = {
         learning_rate=0.1,
         schedule="cosine:5",
         l2=4e-5,
+        preprocessing="imagenet",
         settings={"momentum": 0.9},
         image_size=224,
         precision="mixed_float16",
-        assumed="the activation: its defaults, arctan with alpha 0.1 and beta 20",
+        assumed="the activation: its defaults, arctan with alpha 0.1 and beta 20; the "
+        "augmentation",
     ),
     "adal-cifar": Recipe(
         source="AdaL, section 3 and Table 1",
@@ -138,8 +165,10 @@ RECIPES = {
         learning_rate=1e-3,
         schedule="step:50,100",
         l2=5e-4,
+        preprocessing="cifar",
         settings={"beta_1": 0.9, "beta_2": 0.999},
-        assumed="the learning rate, which the paper searches in 0.01, 0.001, 0.0001",
+        assumed="the learning rate, which the paper searches in 0.01, 0.001, 0.0001; "
+        "the augmentation",
     ),
     "wgd-cifar": Recipe(
         source="WGD, section 4.1, Table 1, and section 4.4.2",
@@ -151,13 +180,14 @@ RECIPES = {
         learning_rate=0.01,
         schedule="constant",
         l2=1e-3,
+        preprocessing="resize",
         settings={"momentum": 0.9},
         image_size=224,
-        assumed="a constant learning rate",
+        assumed="a constant learning rate; flips",
     ),
     "wgd-animals": Recipe(
         source="WGD, section 4.1, Table 1, and section 4.4.1",
-        dataset="folder:animals10",
+        dataset="animals10",
         model="densenet121",
         optimizer="WGDRAdam",
         epochs=50,
@@ -165,11 +195,10 @@ RECIPES = {
         learning_rate=0.01,
         schedule="constant",
         l2=1e-3,
+        preprocessing="resize",
         settings={"epsilon": 1e-10},
         image_size=224,
-        balance=True,
-        assumed="a constant learning rate; class weights in the loss for the paper's "
-        "weighted sampler, equal in expectation. Animals-10 is a folder of images to "
-        "be downloaded from Kaggle",
+        balance="sampler",
+        assumed="a constant learning rate; flips",
     ),
 }

@@ -275,7 +275,6 @@ def program(monkeypatch):
 def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
     """Its own network, optimizer, preprocessing and data set, of mock images."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    from test_datasets import write_images
     from training.datasets import preparing
 
     monkeypatch.setattr(preparing, "prepare", lambda *_: None)
@@ -284,15 +283,13 @@ def test_recipe_trains_two_steps(name, program, monkeypatch, tmp_path):
     flags += ["--steps-per-epoch", "2"]
     if recipe.image_size:
         flags += ["--image-size", "64"]
-    if recipe.dataset.startswith("folder:"):
-        for label in range(3):
-            write_images(tmp_path / str(label), 4 + label, 60 * label)
-        flags += ["--dataset", f"folder:{tmp_path}"]
     flags += ["--epochs", "1", "--output", str(tmp_path / "run")]
     args = program.parser().parse_args(flags)
     run = program.settle(args)
     with tfds.testing.mock_data(num_examples=5):
-        data = program.load(run.dataset, image_size=run.image_size)
+        data = program.load(
+            run.dataset, image_size=run.image_size, preprocessing=run.preprocessing
+        )
         model = program.build(args, run, data, steps_per_epoch=2)
         before = numpy_values(model.trainable_weights)
         keep, done, _ = program.begin(args, run)
@@ -322,11 +319,12 @@ def test_balanced_classes_reach_fit(program, tmp_path, monkeypatch):
     monkeypatch.setattr(program.Clock, "rate", lambda *_: None)
     program.main(flags)
     assert given["class_weight"][0] > 2 > 1 > given["class_weight"][1]
-    assert program.settle(
-        program.parser().parse_args(["--recipe", "wgd-animals"])
-    ).balance
-    off = ["--recipe", "wgd-animals", "--no-balance"]
-    assert not program.settle(program.parser().parse_args(off)).balance
+    assert (
+        program.settle(program.parser().parse_args(["--recipe", "wgd-animals"])).balance
+        == "sampler"
+    )
+    off = ["--recipe", "wgd-animals", "--balance", "none"]
+    assert program.settle(program.parser().parse_args(off)).balance == "none"
 
 
 def test_kept_run_with_dropout_goes_on_as_it_would(tmp_path):
@@ -448,6 +446,8 @@ def inner_optimizers(optimizer):
         (["--monitor", "0"], "argument --monitor: must be at least 1"),
         (["--learning-rate", "nan"], "--learning-rate: must be at least 0, not nan"),
         (["--learning-rate", "fast"], "invalid float value: 'fast'"),
+        (["--preprocessing", "resise"], "unknown preprocessing 'resise'; known are"),
+        (["--balance", "all"], "argument --balance: invalid choice: 'all'"),
         (["--recipe", "wgd"], "invalid choice: 'wgd'"),
         (["--strategy", "mirrored", "--jit"], "cannot compile the step"),
         (["--strategy", "data-parallel"], "needs KERAS_BACKEND=jax"),

@@ -13,6 +13,10 @@ from keras import layers
 from training.models import MODELS, create_model
 from training.models.applications import APPLICATIONS
 from training.models.densenet import dense_network
+from training.models.dla import aggregated_network
+from training.models.dpn import dual_path_network
+from training.models.googlenet import inception_network
+from training.models.regnet import regnet
 from training.models.resnet import residual_network
 from training.models.vgg import vgg_network
 
@@ -23,6 +27,8 @@ pytestmark = pytest.mark.backend_independent
 HE = "He et al. 2015, Table 6: 0.27 and 0.85 million; exactly, in READMEs of ports"
 TORCHVISION = "torchvision, num_params of the network's weights"
 KUANGLIU = "kuangliu/pytorch-cifar, as counted in READMEs of its forks and ports"
+# the sum of p.numel() over the parameters of its PyTorch networks, at commit 49b7aa9
+COUNTED = "kuangliu/pytorch-cifar, counted in that code; DLA's is AngularGrad's own"
 OSMR = "osmr/imgclsmob, weight_count in the tests of the network"
 
 # name, height and width, classes, trainable parameters, who published that number
@@ -44,6 +50,10 @@ PUBLISHED = [
     ("resnet18_ws", 224, 1000, 11_689_512, TORCHVISION),
     ("resnet50_ws", 224, 1000, 25_557_032, TORCHVISION),
     ("resnet101_ws", 224, 1000, 44_549_160, TORCHVISION),
+    # the same, with a classifier for the 100 classes of AngularGrad's Table 3
+    ("resnet18_ws", 224, 100, 11_689_512 - 900 * 513, TORCHVISION),
+    ("resnet50_ws", 224, 100, 25_557_032 - 900 * 2049, TORCHVISION),
+    ("resnet101_ws", 224, 100, 44_549_160 - 900 * 2049, TORCHVISION),
     ("resnext29_32x4d", 32, 10, 4_775_754, OSMR),
     # there the first convolution is 1x1; here, as Xie et al.'s, 3x3
     ("resnext29_4x64d", 32, 10, 27_104_586 + 64 * 3 * 8, KUANGLIU),
@@ -57,6 +67,10 @@ PUBLISHED = [
     ("densenet22", 32, 10, 30_808 + 1_328 + 470, "by hand"),
     ("vgg16", 32, 10, 14_728_266, KUANGLIU),
     ("vgg16", 224, 1000, 138_365_992, TORCHVISION),
+    ("dla", 32, 10, 16_291_386, COUNTED),
+    ("dpn26", 32, 10, 11_574_842, COUNTED),
+    ("googlenet", 32, 10, 6_166_250, COUNTED),
+    ("regnetx_200mf", 32, 10, 2_321_946, COUNTED),
 ]
 
 # one of each kind, with few layers
@@ -70,6 +84,14 @@ SMALL = {
     "standardized": partial(residual, standardize=True),
     "dense": partial(dense_network, blocks=(1, 2), growth=4),
     "vgg": partial(vgg_network, blocks=(1, 1)),
+    "aggregated": partial(aggregated_network, widths=(4, 8), trees=((8, 1), (16, 2))),
+    "dual path": partial(
+        dual_path_network, stages=((2, 8, 12, 3), (2, 8, 16, 4)), groups=4
+    ),
+    "inception": partial(
+        inception_network, stages=(((4,) * 6,), ((4,) * 6,)), stem_width=8
+    ),
+    "regnet": partial(regnet, stages=((1, 8, 1), (2, 16, 2)), group_width=4),
 }
 SMALL = {name: partial(make, name="small") for name, make in SMALL.items()}
 
@@ -115,6 +137,26 @@ ORDER = {
         "Conv2D": {"ReLU"},
         "BatchNormalization": {"Conv2D"},
         "ReLU": {"BatchNormalization"},
+    },
+    "aggregated": {
+        **POST,
+        "Conv2D": {"ReLU", "Concatenate"},
+        "Concatenate": {"ReLU"},
+    },
+    "dual path": {
+        "Conv2D": {"ReLU"},
+        "BatchNormalization": {"Conv2D"},
+        "ReLU": {"BatchNormalization", "Concatenate"},
+        "Split": {"BatchNormalization", "ReLU"},
+        "Add": {"Split"},
+        "Concatenate": {"Split", "Add"},
+    },
+    "inception": {
+        "Conv2D": {"ReLU", "Concatenate"},
+        "BatchNormalization": {"Conv2D"},
+        "ReLU": {"BatchNormalization"},
+        "Concatenate": {"ReLU"},
+        "MaxPooling2D": {"ReLU", "Concatenate"},
     },
 }
 
@@ -165,6 +207,9 @@ def kind_of(name):
         "_ws": "standardized",
         "densenet": "dense",
         "vgg": "vgg",
+        "dla": "aggregated",
+        "dpn": "dual path",
+        "googlenet": "inception",
     }.items():
         if part in name:
             return kind
@@ -197,18 +242,20 @@ def trains(name, batches, optimizer, **how):
         assert all((a != b).any() for a, b in zip(before, after))
 
 
+# XLA takes long on large ones, and eager grouped convolutions are compiled one by one:
+# those with ALL_NETWORKS=1
+QUICKEST = ["resnet20", "densenet22"]
+ALL = os.environ.get("ALL_NETWORKS")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [n for n in MODELS if ALL or n != "regnetx_200mf"])
 def test_two_steps_on_mock_images(name, mock_batches):
     trains(name, mock_batches, keras_gradopt.AdamNorm(), run_eagerly=True)
 
 
-# XLA takes long on large ones: the others with ALL_NETWORKS=1
-QUICKEST = ["resnet20", "densenet22"]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS if os.environ.get("ALL_NETWORKS") else QUICKEST)
+@pytest.mark.parametrize("name", MODELS if ALL else QUICKEST)
 def test_two_optimizers_under_xla(name, mock_batches):
     for optimizer in (keras_gradopt.AngularGrad(), keras_gradopt.WGDSGD()):
         trains(name, mock_batches, optimizer, jit_compile=True)
@@ -219,7 +266,7 @@ def test_two_optimizers_under_xla(name, mock_batches):
     [
         pytest.param(
             *row[:4],
-            id=f"{row[0]}-{row[1]}",
+            id=f"{row[0]}-{row[1]}-{row[2]}",
             marks=pytest.mark.slow if row[1] > 32 else (),
         )
         for row in PUBLISHED

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from training.datasets.loading import Data, Split
@@ -26,6 +27,7 @@ def training_batches(
     epochs: int = 1,
     steps_per_epoch: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    balanced: bool = False,
 ) -> tuple[tf.data.Dataset, int]:
     """One dataset that runs through all epochs from `first_epoch` on.
 
@@ -40,6 +42,9 @@ def training_batches(
             image; the last is filled up with images that are seen twice.
         shard: Number of this process, and how many there are. Process i has the images
             i, i + count, ... of each batch.
+        balanced: Whether images are drawn with replacement, those of all classes
+            equally often (PyTorch's `WeightedRandomSampler`; WGD, section 4.1),
+            instead of each once in an epoch.
 
     Returns:
         `(float32 images of 0 to 255, int64 labels)` in batches, and the number of
@@ -53,16 +58,23 @@ def training_batches(
         )
     split = data.training_split
     index, count = shard
+    if balanced:
+        weights = np.vectorize(data.class_weights().get)(data.training_labels())
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         tf.random.set_seed(1)  # inside of this graph: TensorFlow mixes it into seeds
         order, noise = tf.unstack(
             tf.random.stateless_uniform([2], [seed, epoch], None, None, tf.int64)
         )
-        examples = split.shuffled(order).take(steps * batch_size).enumerate()
-        return examples.map(
-            lambda position, example: (*example, position, noise)
-        ).shard(count, index)
+        if balanced:
+            examples = split.sampled(order, steps * batch_size, weights)
+        else:
+            examples = split.shuffled(order).take(steps * batch_size)
+        return (
+            examples.enumerate()
+            .map(lambda position, example: (*example, position, noise))
+            .shard(count, index)
+        )
 
     def draw(positions: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Random numbers for images of one batch, whichever process has them."""

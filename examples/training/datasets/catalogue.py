@@ -44,6 +44,20 @@ DATASETS = {
         validation="validation",
         needs="unpack tiny-imagenet-200.zip in {manual_dir}",
     ),
+    # AngularGrad, section 6.2.3; WGD, section 4.2
+    "mini_imagenet": Dataset(
+        "mini_imagenet",
+        224,
+        "resize",
+        needs="put images/ and train.csv, val.csv and test.csv in "
+        "{manual_dir}/mini-imagenet",
+    ),
+    "animals10": Dataset(
+        "animals10",
+        224,
+        "resize",
+        needs="unpack archive.zip, which has raw-img/, in {manual_dir}/animals10",
+    ),
     # GAF, section III-C
     "imagenet2012": Dataset(
         "imagenet2012",
@@ -54,6 +68,12 @@ DATASETS = {
     ),
     # AngularGrad, section 6.2.4
     "cars196": Dataset("cars196", 448, "fine_grained"),
+    "fgvc_aircraft": Dataset(
+        "fgvc_aircraft",
+        448,
+        "fine_grained",
+        needs="unpack fgvc-aircraft-2013b.tar.gz in {manual_dir}",
+    ),
     "stanford_dogs": Dataset("stanford_dogs", 448, "fine_grained"),
     "caltech_birds2011": Dataset("caltech_birds2011", 448, "fine_grained"),
     "oxford_flowers102": Dataset(

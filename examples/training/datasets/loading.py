@@ -54,6 +54,27 @@ class Split:
             examples, number = self.stored, self.size
         return examples.shuffle(number, seed=seed).repeat()
 
+    def sampled(
+        self, seed: tf.Tensor, number: int, weights: np.ndarray
+    ) -> tf.data.Dataset:
+        """So many stored examples, each drawn anew with odds of `weights`.
+
+        Drawn is how often each is taken; then all are shuffled. Draws that do not
+        depend on each other are equally likely in every order, so that is the same.
+        """
+        shares = np.cumsum(weights, dtype="float64") / np.sum(weights, dtype="float64")
+        draws = tf.random.stateless_uniform([number], [seed, 0], dtype=tf.float64)
+        taken = tf.math.bincount(
+            tf.searchsorted(shares[:-1], draws, side="right"), minlength=self.size
+        )
+        examples = tf.data.Dataset.zip(
+            (self.stored, tf.data.Dataset.from_tensor_slices(tf.cast(taken, tf.int64)))
+        ).flat_map(
+            lambda example, times: tf.data.Dataset.from_tensors(example).repeat(times)
+        )
+        buffer = min(SHUFFLED_IMAGES, number) if self.reread else number
+        return examples.shuffle(buffer, seed=seed)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -101,14 +122,18 @@ class Data:
             images = functions.train(images, size, draws)
         return tf.ensure_shape(images, (None, *self.image_shape))
 
+    def training_labels(self) -> np.ndarray:
+        """The labels of the training images as they are stored."""
+        labels = self.training_split.stored.map(lambda _, label: label).batch(1024)
+        return np.concatenate(list(labels.as_numpy_iterator()))
+
     def class_weights(self) -> dict[int, float]:
         """For each class of the training images, what balances their number.
 
         The weights of all images have mean 1 and the same sum in every class: in
         expectation the loss of a sampler that draws all classes equally often.
         """
-        labels = self.training_split.stored.map(lambda _, label: label).batch(1024)
-        found = np.concatenate(list(labels.as_numpy_iterator()))
+        found = self.training_labels()
         classes, counts = np.unique(found, return_counts=True)
         weights = found.size / (classes.size * counts)
         return dict(zip(classes.tolist(), weights.tolist()))
@@ -157,6 +182,11 @@ def load(
         raise DatasetError(
             f"splits {splits!r} must be two splits of a TFDS data set with a comma "
             "between, as in train[:90%],train[90%:]"
+        )
+    if preprocessing is not None and preprocessing not in PREPROCESSINGS:
+        raise DatasetError(
+            f"unknown preprocessing {preprocessing!r}; known are "
+            f"{', '.join(sorted(PREPROCESSINGS))}"
         )
     row = DATASETS.get(re.split("[/:]", name)[0])
     if name.startswith("folder:"):

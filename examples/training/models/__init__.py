@@ -13,6 +13,10 @@ import keras
 
 from training.models.applications import APPLICATIONS, application
 from training.models.densenet import dense_network
+from training.models.dla import aggregated_network
+from training.models.dpn import dual_path_network
+from training.models.googlenet import inception_network
+from training.models.regnet import regnet
 from training.models.resnet import residual_network
 from training.models.vgg import vgg_network
 
@@ -73,6 +77,32 @@ _NETWORKS = {
     "densenet22": partial(dense_network, blocks=(3, 3, 3), growth=8),
     # Simonyan & Zisserman 2015, configuration D
     "vgg16": partial(vgg_network, blocks=(2, 2, 3, 3, 3)),
+    # Yu et al. 2018, Table 1 (DLA-34), with the roots of the code released with
+    # AngularGrad (Tables 1 and 2)
+    "dla": partial(
+        aggregated_network,
+        widths=(16, 16, 32),
+        trees=((64, 1), (128, 2), (256, 2), (512, 1)),
+    ),
+    # GAF, Table II, as in kuangliu/pytorch-cifar: the stages of Chen et al. 2017's
+    # DPN-92 with two blocks each
+    "dpn26": partial(
+        dual_path_network,
+        stages=(
+            (2, 96, 256, 16),
+            (2, 192, 512, 32),
+            (2, 384, 1024, 24),
+            (2, 768, 2048, 128),
+        ),
+    ),
+    # Szegedy et al. 2015, Table 1; GAF, Table II
+    "googlenet": inception_network,
+    # Radosavovic et al. 2020, Fig. 21; GAF, Table II
+    "regnetx_200mf": partial(
+        regnet,
+        stages=((1, 24, 1), (1, 56, 1), (4, 152, 2), (7, 368, 2)),
+        group_width=8,
+    ),
 }
 
 MODELS = {name: partial(make, name=name) for name, make in _NETWORKS.items()}

@@ -1,5 +1,6 @@
 """What the networks share: input, convolution, normalization, stem and classifier."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,30 @@ def batch_norm(x: keras.KerasTensor) -> keras.KerasTensor:
 def activate(x: keras.KerasTensor) -> keras.KerasTensor:
     """Batch normalization, then ReLU."""
     return layers.ReLU()(batch_norm(x))
+
+
+def residual_block(
+    x: keras.KerasTensor, convolutions: list[tuple[int, ...]], *, l2: float
+) -> keras.KerasTensor:
+    """Convolutions in turn, added to what they began with (He et al. 2015, Fig. 5).
+
+    Args:
+        x: activated.
+        convolutions: `(channels, size, strides, groups)` of each; the last two default
+            to 1. Where the result is of another shape than `x`, a 1x1 convolution of
+            `x` is added.
+        l2: weight decay of the kernels.
+    """
+    branch = x
+    for index, settings in enumerate(convolutions):
+        if index:
+            branch = activate(branch)
+        branch = convolution(*settings, l2=l2)(branch)
+    branch = batch_norm(branch)
+    if branch.shape != x.shape:
+        strides = math.prod(settings[2] for settings in convolutions if settings[2:])
+        x = batch_norm(convolution(branch.shape[-1], 1, strides, l2=l2)(x))
+    return layers.ReLU()(layers.Add()([x, branch]))
 
 
 def stem(
