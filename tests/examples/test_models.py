@@ -242,14 +242,14 @@ def trains(name, batches, optimizer, **how):
         assert all((a != b).any() for a, b in zip(before, after))
 
 
-# XLA takes long on large ones, and eager grouped convolutions are compiled one by one:
-# those with ALL_NETWORKS=1
+# large ones take minutes: those with ALL_NETWORKS=1
 QUICKEST = ["resnet20", "densenet22"]
+EAGER = [*QUICKEST, "resnet18_ws", "vgg16", "googlenet"]
 ALL = os.environ.get("ALL_NETWORKS")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in MODELS if ALL or n != "regnetx_200mf"])
+@pytest.mark.parametrize("name", MODELS if ALL else EAGER)
 def test_two_steps_on_mock_images(name, mock_batches):
     trains(name, mock_batches, keras_gradopt.AdamNorm(), run_eagerly=True)
 
@@ -270,6 +270,7 @@ def test_two_optimizers_under_xla(name, mock_batches):
             marks=pytest.mark.slow if row[1] > 32 else (),
         )
         for row in PUBLISHED
+        if ALL or row[1] <= 32 or row[0] == "resnet18_ws"
     ],
 )
 def test_as_many_parameters_as_published(name, size, classes, count):
