@@ -21,11 +21,12 @@ pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parents[1] / "workers" / "killed.py"
 STEPS = 24
 
-# TensorFlow kills every optimizer, and each once more in another way of keeping it.
+# TensorFlow kills every optimizer, in one of the ways of keeping it, in turns.
 NAMES = list(ALL) if BACKEND == "tensorflow" else list(ALL)[::4]
-WAYS = {"backup": NAMES, "keras": NAMES[::3], "own": NAMES[1::3]}
+KINDS = ["backup", "keras", "own"]
 if BACKEND == "tensorflow":
-    WAYS["checkpoint"] = NAMES[2::3]
+    KINDS.append("checkpoint")
+WAYS = {kind: NAMES[i :: len(KINDS)] for i, kind in enumerate(KINDS)}
 
 
 def run(folder, way, names, kill_at=None):
