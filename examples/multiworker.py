@@ -68,7 +68,7 @@ import tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 import keras
-from training import optimizers
+from training import optimizer_flags
 from training.datasets import DatasetError, load, training_batches, validation_batches
 from training.models import create_model
 
@@ -92,10 +92,10 @@ def build(data, steps_per_epoch):
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
-        rate = optimizers.learning_rate_schedule(
+        rate = optimizer_flags.learning_rate_schedule(
             args.schedule, args.learning_rate, steps_per_epoch, args.epochs
         )
-        optimizer = optimizers.make_optimizer(args.optimizer, rate, {}, [])
+        optimizer = optimizer_flags.make_optimizer(args.optimizer, rate, {}, [])
         optimizer.build(model.trainable_variables)
         model.compile(optimizer, loss="sparse_categorical_crossentropy")
     return model

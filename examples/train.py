@@ -11,11 +11,8 @@ Leaves in the output folder: `history.csv`, `curves.png`, `confusion.png`, `wors
 `classes.csv`, `best.keras`, `last.keras`, `saved_model/` and `run.json`.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import importlib.util
-import inspect
 import json
 import os
 import platform
@@ -33,9 +30,9 @@ if "data-parallel" in sys.argv:  # before Keras is imported
 import keras
 import numpy as np
 import tensorflow as tf
-from training import flags, optimizers, results
+from training import optimizer_flags, results
+from training.command_line import parser, print_names, settle
 from training.datasets import (
-    DATASETS,
     PREPROCESSINGS,
     DatasetError,
     load,
@@ -43,219 +40,11 @@ from training.datasets import (
     training_batches,
     validation_batches,
 )
-from training.models import MODELS, create_model
-from training.recipes import RECIPES, Recipe
+from training.models import create_model
 from training.run_files import RunError, alone_in, write_json
 from training.run_state import Keep
 
 import keras_gradopt
-
-"""
-## What to run
-
-A recipe, or the defaults, with every setting that a flag gives in its place.
-"""
-
-DEFAULT = Recipe(
-    source="none: the quickest complete run",
-    dataset="digits",
-    model="resnet20",
-    optimizer="AngularGrad",
-    epochs=40,
-    batch_size=64,
-    learning_rate=1e-3,
-    schedule="cosine",
-    l2=1e-4,
-)
-RECIPE_FLAGS = [
-    field.name for field in dataclasses.fields(Recipe) if field.name != "settings"
-]
-
-BALANCES = ["weights", "sampler", "none"]
-
-
-def parser():
-    make = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    make.add_argument("--list", action="store_true", help="print all names, and stop")
-    make.add_argument("--recipe", choices=sorted(RECIPES), metavar="NAME")
-
-    what = make.add_argument_group("what to train (defaults: the recipe's)")
-    what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
-    what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
-    what.add_argument(
-        "--preprocessing", metavar="NAME", help="default: the recipe's or data set's"
-    )
-    what.add_argument("--image-size", type=flags.COUNT, metavar="PIXELS")
-    what.add_argument(
-        "--limit", type=flags.COUNT, metavar="N", help="images of each split"
-    )
-    what.add_argument(
-        "--splits",
-        metavar="TRAIN,VALIDATION",
-        help='of TFDS, such as "train[:90%%],train[90%%:]"',
-    )
-    what.add_argument("--model", metavar="NAME")
-    what.add_argument("--weights", metavar="imagenet|none|PATH")
-    what.add_argument("--l2", type=flags.NOT_NEGATIVE, metavar="X", help="weight decay")
-
-    how = make.add_argument_group("how to optimize (defaults: the recipe's)")
-    how.add_argument("--optimizer", metavar="NAME")
-    how.add_argument(
-        "--set", action="append", default=[], metavar="ARGUMENT=VALUE", dest="set_"
-    )
-    how.add_argument(
-        "--transforms", metavar="LIST", help='such as "whiten,activate(tanh,0.2,10)"'
-    )
-    how.add_argument("--epochs", type=flags.COUNT, metavar="N")
-    how.add_argument("--steps-per-epoch", type=flags.COUNT, metavar="N")
-    how.add_argument(
-        "--batch-size", type=flags.COUNT, metavar="N", help="on all devices"
-    )
-    how.add_argument(
-        "--learning-rate",
-        type=flags.NOT_NEGATIVE,
-        metavar="X",
-        help="at its highest",
-    )
-    how.add_argument(
-        "--schedule",
-        metavar="NAME",
-        help="constant, cosine, cosine:WARMUP_EPOCHS or step:EPOCH[,EPOCH...]",
-    )
-    how.add_argument(
-        "--backbone-rate",
-        type=flags.NOT_NEGATIVE,
-        metavar="X",
-        help="learning rate of all but the last layer, as a multiple",
-    )
-    how.add_argument(
-        "--accumulate", type=flags.COUNT, metavar="N", help="batches per update"
-    )
-    how.add_argument(
-        "--ema", type=flags.SHARE, metavar="M", help="momentum of the average"
-    )
-    how.add_argument("--clipnorm", type=flags.POSITIVE, metavar="X")
-    how.add_argument("--patience", type=flags.COUNT, metavar="EPOCHS")
-    how.add_argument("--no-augment", action="store_true")
-    how.add_argument(
-        "--balance",
-        nargs="?",
-        const="weights",
-        choices=BALANCES,
-        help="against unequal numbers of images: weight the classes in the loss, or "
-        "draw them equally often",
-    )
-
-    where = make.add_argument_group("where to run")
-    where.add_argument(
-        "--strategy", choices=["none", "mirrored", "data-parallel"], default="none"
-    )
-    where.add_argument(
-        "--devices",
-        type=flags.COUNT,
-        metavar="N",
-        help="rehearse with N logical CPU devices",
-    )
-    where.add_argument("--coordinator", metavar="HOST:PORT")
-    where.add_argument("--processes", type=flags.COUNT, default=1, metavar="N")
-    where.add_argument("--process-id", type=int, default=0, metavar="I")
-    where.add_argument(
-        "--precision", choices=["float32", "mixed_float16", "mixed_bfloat16"]
-    )
-    where.add_argument("--jit", action="store_true", help="compile the step with XLA")
-    where.add_argument(
-        "--nondeterministic",
-        action="store_true",
-        help="faster on GPUs, where sums then have no fixed order",
-    )
-    where.add_argument("--seed", type=flags.SEED, default=0, metavar="N")
-    where.add_argument("--output", type=flags.folder, default=Path("runs/latest"))
-    where.add_argument("--resume", action="store_true", help="go on after a kill")
-    where.add_argument(
-        "--overwrite", action="store_true", help="drop an unfinished run"
-    )
-    where.add_argument("--tensorboard", action="store_true")
-    where.add_argument(
-        "--monitor", type=flags.COUNT, metavar="N",
-        help="measure gradients and updates every N steps: monitor.csv, monitor.png",
-    )  # fmt: skip
-    return make
-
-
-def settle(args):
-    """The settings of the run: flags over recipe over defaults.
-
-    Raises:
-        ValueError: in one sentence, for flags that are wrong or do not go together.
-    """
-    recipe = RECIPES[args.recipe] if args.recipe else DEFAULT
-    given = {name: getattr(args, name, None) for name in RECIPE_FLAGS}
-    given = {name: value for name, value in given.items() if value is not None}
-    run = dataclasses.replace(recipe, **given)
-    if run.dataset != recipe.dataset and run.dataset in DATASETS:
-        run = dataclasses.replace(run, preprocessing=args.preprocessing)
-    if run.weights == "none":
-        run = dataclasses.replace(run, weights=None)
-    optimizer = optimizers.optimizer_class(run.optimizer)
-    settings = dict(run.settings)
-    if optimizer is not optimizers.optimizer_class(recipe.optimizer):
-        accepted = inspect.signature(optimizer).parameters
-        settings = {n: v for n, v in settings.items() if n in accepted}
-        if args.learning_rate is None and not args.recipe:
-            default_rate = accepted["learning_rate"].default
-            run = dataclasses.replace(run, learning_rate=default_rate)
-    settings |= optimizers.parse_settings(args.set_)
-    if args.accumulate and args.accumulate > 1:
-        settings["gradient_accumulation_steps"] = args.accumulate
-    if args.ema is not None:
-        settings |= {"use_ema": True, "ema_momentum": args.ema}
-    if args.clipnorm:
-        settings["clipnorm"] = args.clipnorm
-    run = dataclasses.replace(run, settings=settings)
-    if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
-        raise ValueError("--strategy data-parallel needs KERAS_BACKEND=jax")
-    if args.strategy == "mirrored" and keras.backend.backend() != "tensorflow":
-        raise ValueError("--strategy mirrored needs KERAS_BACKEND=tensorflow")
-    if args.strategy == "mirrored" and args.jit:
-        raise ValueError(
-            "Keras cannot compile the step under MirroredStrategy: leave out --jit"
-        )
-    if args.monitor and args.processes > 1:
-        raise ValueError("--monitor measures in a single process")
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("--tensorboard needs the package tensorboard: install it")
-    several = args.coordinator is not None or args.processes > 1
-    if several and (args.strategy != "data-parallel" or not args.coordinator):
-        raise ValueError(
-            "several processes need --strategy data-parallel, --coordinator HOST:PORT, "
-            "--processes N and --process-id I"
-        )
-    if not 0 <= args.process_id < args.processes:
-        raise ValueError(f"--process-id must be from 0 to {args.processes - 1}")
-    if run.batch_size % args.processes:
-        raise ValueError(
-            f"--batch-size {run.batch_size} is not a multiple of --processes "
-            f"{args.processes}"
-        )
-    return run
-
-
-def print_names():
-    """Prints data sets, networks, optimizers and recipes."""
-
-    def show(title, names):
-        print(f"{title}:\n  " + "\n  ".join(names))
-
-    show("data sets (and any of TFDS' image classification, or folder:PATH)", DATASETS)
-    show("preprocessings (--preprocessing)", PREPROCESSINGS)
-    show("networks (and any of keras.applications)", MODELS)
-    classes = set(optimizers.optimizer_classes().values())
-    show("optimizers", sorted(cls.__name__ for cls in classes))
-    show("transforms (--transforms)", sorted(optimizers.TRANSFORMS))
-    show("recipes", (f"{name}: {recipe.source}" for name, recipe in RECIPES.items()))
-
 
 """
 ## Where to run
@@ -321,11 +110,11 @@ def sharing_devices():
 def optimizer_of(args, run, steps_per_epoch, rates=()):
     """The optimizer, with the transforms that were asked for and those in `rates`."""
     given = args.transforms
-    parsed = [] if given is None else optimizers.parse_transforms(given)
-    rate = optimizers.learning_rate_schedule(
+    parsed = [] if given is None else optimizer_flags.parse_transforms(given)
+    rate = optimizer_flags.learning_rate_schedule(
         run.schedule, run.learning_rate, steps_per_epoch, run.epochs
     )
-    return optimizers.make_optimizer(
+    return optimizer_flags.make_optimizer(
         run.optimizer, rate, run.settings, [*parsed, *rates]
     )
 
@@ -567,7 +356,7 @@ def prepare(args, run):
     """
     scope = set_up(args, run)
     optimizer_of(args, run, 1)  # whether its arguments are right, before the data
-    optimizers.try_one_step(run.optimizer, run.learning_rate, run.settings)
+    optimizer_flags.try_one_step(run.optimizer, run.learning_rate, run.settings)
     data = load(
         run.dataset,
         data_dir=args.data_dir,
@@ -587,7 +376,7 @@ def prepare(args, run):
 
 
 def main(arguments=None):
-    make = parser()
+    make = parser(__doc__)
     args = make.parse_args(arguments)
     if args.list:
         print_names()

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_gradopt.testing import bench
+
 REFERENCE = Path(__file__).parent / "reference"
 BACKEND = keras.backend.backend()
 MODES = {
@@ -125,33 +127,12 @@ def run(optimizer, variables, streams, mode=MODE, l2=0.0):
 
 def stepper(optimizer, variables, mode=MODE):
     """A function that applies one list of gradients to the variables."""
-
-    def eager(grads):
-        optimizer.apply(grads, variables)
-
+    if BACKEND == "jax" and mode == "xla":
+        return bench.stepper(optimizer, list(variables), "compiled")
     if mode == "eager":
-        return eager
-    if not optimizer.built:
-        optimizer.build(list(variables))
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        return in_environment(mode, tf.function(eager, jit_compile=mode == "xla"))
-
-    import jax
-
-    compiled = jax.jit(optimizer.stateless_apply)
-
-    def stateless(grads):
-        new_values, new_state = compiled(
-            [v.value for v in optimizer.variables], grads, [v.value for v in variables]
-        )
-        for variable, value in zip(variables, new_values):
-            variable.assign(value)
-        for variable, value in zip(optimizer.variables, new_state):
-            variable.assign(value)
-
-    return stateless
+        return bench.stepper(optimizer, list(variables))
+    traced = "xla" if mode == "xla" else "graph"
+    return in_environment(mode, bench.stepper(optimizer, list(variables), traced))
 
 
 def in_environment(mode, step):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from papers_tables import RATES, TABLES, Cell, names, values
 from scipy import stats
 
+from keras_gradopt.comparison.statistics import holm
+
 LEVEL = 0.05
 
 
@@ -40,16 +42,6 @@ def welch(ours: Cell, theirs: Cell, runs: int) -> float:
         ours.value, ours.std, runs, theirs.value, theirs.std, runs, equal_var=False
     )
     return float(found.pvalue)
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's correction."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    corrected, highest = [0.0] * len(order), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
 
 
 def noise(table: str) -> float:

@@ -18,7 +18,7 @@ from training.datasets import Data, load, validation_batches
 from training.datasets.loading import Split
 from training.datasets.preprocessing import DRAWS
 from training.models import create_model
-from training.optimizers import make_optimizer
+from training.optimizer_flags import make_optimizer
 
 from keras_gradopt import comparison
 

@@ -5,13 +5,13 @@ new one.
 """
 
 import contextlib
-import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from keras_gradopt.comparison import files
 
 
 class RunError(RuntimeError):
@@ -22,15 +22,8 @@ class RunError(RuntimeError):
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"new.{path.name}")
-    try:
+    with files.replacing(path, path.with_name(f"new.{path.name}")) as new:
         yield new
-        with open(new, "rb") as file:
-            os.fsync(file.fileno())  # else a power failure could leave it empty
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)  # the disk may be full
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,13 +47,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     Raises:
         RunError: if the file is damaged, or holds something else than a `kind`.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, kind):
-            raise ValueError(f"it holds a {type(value).__name__}")
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged ({error}): put it right or away") from error
-    return value
+    return files.read_json(path, kind, RunError)
 
 
 @contextlib.contextmanager
@@ -73,7 +60,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            files.take(lock)
+        except OSError:
             raise RunError(f"another run is writing to {folder}") from None
         yield

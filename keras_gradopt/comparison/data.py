@@ -87,11 +87,12 @@ class Feed:
                 found = sum(1 for _ in self.part)
             elif found == -2:
                 found = steps
-        if found is None and steps is None:
+        found = steps if found is None else found
+        if found is None:
             raise refuse("steps_per_epoch", None, "a number, as the data has no end")
         if found == 0:
             raise refuse("data: train", "0 batches", "at least one")
-        return int(steps if found is None else found)  # type: ignore[arg-type]
+        return found
 
     def epoch(self) -> Iterator[tuple[Any, ...]]:
         """The batches of the next epoch."""

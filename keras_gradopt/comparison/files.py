@@ -30,11 +30,17 @@ class ComparisonError(RuntimeError):
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` once it is complete."""
-    handle, name = tempfile.mkstemp(prefix=f"new.{path.name}.", dir=path.parent)
-    os.close(handle)
-    new = Path(name)
+def replacing(path: Path, new: Path | None = None) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` once it is complete.
+
+    Args:
+        path: to replace.
+        new: where to write. Defaults to a name that no other process takes.
+    """
+    if new is None:
+        handle, name = tempfile.mkstemp(prefix=f"new.{path.name}.", dir=path.parent)
+        os.close(handle)
+        new = Path(name)
     try:
         yield new
         with open(new, "rb+") as file:
@@ -61,7 +67,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         ) from error
     with open(folder / ".lock", "a") as lock:
         try:
-            _lock(lock)
+            take(lock)
         except OSError:
             raise ComparisonError(
                 f"another comparison is running in {folder}: wait for it, or give this "
@@ -72,12 +78,18 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(file: Any) -> None:
+def take(file: Any) -> None:
+    """Locks an open file until it is closed or the process is gone.
+
+    Raises:
+        OSError: if another process has it.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
         import msvcrt
 
+        # to mypy on other systems the module is empty
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,18 +203,21 @@ def write_json(path: Path, value: Any) -> None:
         new.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_json(
+    path: Path, kind: type = dict, error_class: type[Exception] = ComparisonError
+) -> Any:
+    """Reads JSON.
 
     Raises:
-        ComparisonError: if the file holds none.
+        ComparisonError: or an `error_class`, if the file is damaged or holds something
+            else than a `kind`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
+        if not isinstance(value, kind):
             raise ValueError(f"it holds a {type(value).__name__}")
     except (ValueError, RecursionError) as error:
-        raise ComparisonError(
-            f"{path} is damaged ({error}): put it right, or away"
+        raise error_class(
+            f"{path} is damaged ({error}): put it right or away"
         ) from error
     return value

@@ -1,6 +1,7 @@
 """The main job and its parts: real data, the network, a short run, bad flags."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -470,7 +471,7 @@ def test_bad_flags_give_a_sentence(flags, says, capsys, program):
 
 
 def test_tensorboard_missing_is_a_sentence(program, monkeypatch, capsys):
-    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         program.main(["--tensorboard"])
     assert "needs the package tensorboard" in capsys.readouterr().err
@@ -494,7 +495,7 @@ def test_bad_flag_of_the_real_program_shows_no_stack(data_dir):
 
 def test_every_optimizer_can_be_named():
     from table import OPTIMIZERS
-    from training.optimizers import optimizer_class, optimizer_classes
+    from training.optimizer_flags import optimizer_class, optimizer_classes
 
     for name in (*OPTIMIZERS, "Adam", "SGD", "Nadam", "Lion"):
         assert optimizer_class(name.upper()).__name__ == name
@@ -503,7 +504,7 @@ def test_every_optimizer_can_be_named():
 
 
 def test_transforms_from_text():
-    from training.optimizers import parse_transforms
+    from training.optimizer_flags import parse_transforms
 
     found = parse_transforms("whiten, activate(tanh,0.2,10),angular_friction(tan)")
     assert [repr(transform) for transform in found] == [
@@ -526,7 +527,7 @@ def test_transforms_from_text():
 )
 def test_schedules(schedule, expected):
     """20 epochs of 10 steps; at the begin of epochs 0, 10 and 20, and at the end."""
-    from training.optimizers import learning_rate_schedule
+    from training.optimizer_flags import learning_rate_schedule
 
     rate = learning_rate_schedule(schedule, 1.0, 10, 20)
     at = [rate if rate == 1.0 else float(rate(step)) for step in (0, 100, 200, 999)]

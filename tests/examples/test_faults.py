@@ -16,13 +16,14 @@ import pytest
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-if keras.backend.backend() != "tensorflow":  # these do not depend on the backend
-    pytest.skip("does not depend on the backend", allow_module_level=True)
 
 import train
-from training import models, run_files
+from training import models
+from training.command_line import DEFAULT
 from training.run_files import RunError, alone_in
 from training.run_state import STATE, Keep
+
+pytestmark = pytest.mark.backend_independent
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,10 +106,10 @@ def test_kept_run_goes_on_from_every_moment(tmp_path, monkeypatch):
         else:
             real(new, path)
 
-    monkeypatch.setattr(run_files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     accuracies = [0.5, 0.7, 0.6, 0.8]
     kept(folder, accuracies)
-    monkeypatch.setattr(run_files.os, "replace", real)
+    monkeypatch.setattr(os, "replace", real)
     found = []
     for moment in moments:
         keep = Keep(moment, {})
@@ -248,7 +249,7 @@ def test_processes_of_one_run_go_on_together(tmp_path):
         )
         for index in range(2)
     )
-    run = train.DEFAULT
+    run = DEFAULT
     keep, done, _ = train.begin(first, run)
     assert done == 0
     kept(tmp_path, [0.5], keep.settings)
@@ -318,11 +319,11 @@ def test_new_run_leaves_nothing_of_the_old_one(finished, main, refused, tmp_path
     (folder / "own.txt").write_text("the user's")
     old = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*")}
     args = train.parser().parse_args(["--output", str(folder)])
-    train.begin(args, train.DEFAULT)
+    train.begin(args, DEFAULT)
     assert {p.name for p in folder.iterdir() if p in old} == {".lock", "own.txt"}
     (folder / "last.keras").write_text("of a run that was killed")
     with pytest.raises(ValueError, match="unfinished run: --resume goes on with it"):
-        train.begin(args, train.DEFAULT)
+        train.begin(args, DEFAULT)
 
 
 def test_two_runs_in_one_folder(main, refused, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from studies import papers
-from training.optimizers import make_optimizer
+from training.optimizer_flags import make_optimizer
 
 # by their own names, as the script imports them: one copy of each module
 import papers_audit as audit  # isort: skip

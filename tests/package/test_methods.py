@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import twins
-from table import OPTIMIZERS
+from table import OPTIMIZERS, ROWS
 from trajectories import (
     KERNEL_AXES,
     MODES,
@@ -85,7 +85,28 @@ def test_few_classes_for_a_reader():
         assert len(own) <= most.get(name, 4), own
 
 
+def half_precision_run(optimizer, dtype):
+    """Trajectories on gradients of at least 0.01, which no dtype rounds to 0."""
+    keras.config.set_floatx("float32")
+    streams = gradients("plain", TENSORS[:5])
+    streams = [np.maximum(np.abs(g), 1e-2) * np.sign(g) for g in streams]
+    variables = Variables(TENSORS[:5], dtype)
+    ours = run(optimizer, variables, [s.astype("float32") for s in streams])
+    return [values.astype("float64") for values in ours], streams
+
+
 # Rounding of variables and slots; float32 as in the reference's README.
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [("float32", 1e-5), ("float16", 2e-2), ("bfloat16", 1e-1)]
+)
+@pytest.mark.parametrize("name", ROWS)
+def test_other_dtypes_follow_the_twin(name, dtype, rounding):
+    row = ROWS[name]
+    ours, streams = half_precision_run(row.make(), dtype)
+    for tensor, values, stream in zip(TENSORS, ours, streams):
+        axes = KERNEL_AXES.get(tensor)
+        expected = row.twin(values[0], stream, kernel_axes=axes, **row.defaults)
+        assert np.abs(values - expected).max() < rounding, tensor
 
 
 @pytest.mark.slow_on_jax
