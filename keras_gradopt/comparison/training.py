@@ -20,6 +20,8 @@ from keras_gradopt.comparison.arms import settings
 from keras_gradopt.comparison.files import replacing
 from keras_gradopt.comparison.tasks import Parts, Task
 
+ATTEMPTS = 10  # to make the weights of a seed
+
 
 class Trainer:
     """Trains a model with an optimizer again and again, compiled once.
@@ -55,13 +57,34 @@ class Trainer:
         return self.task.reuse and found is not None and same
 
     def reset(self, seed: int, parts: Parts) -> None:
-        """Fresh weights, and an optimizer that has seen nothing."""
-        keras.utils.set_random_seed(seed)
-        fresh = new_model(self.task, parts)
-        for variable, value in zip(_weights(self.model), _weights(fresh), strict=True):
+        """Fresh weights, and an optimizer that has seen nothing.
+
+        Raises:
+            ValueError: If the model's weights do not depend on the random seed alone.
+        """
+        for variable, value in zip(
+            _weights(self.model), self._fresh(seed, parts), strict=True
+        ):
             variable.assign(value)
         for variable, start in zip(self.state, self.initial):
             variable.assign(start)
+
+    def _fresh(self, seed: int, parts: Parts) -> list[Any]:
+        # Keras draws the seeds of weights from Python's generator, which all threads
+        # share, and Dask's draw when a worker is lost: so until it came out the same
+        before: list[bytes] = []
+        for _ in range(ATTEMPTS):
+            keras.utils.set_random_seed(seed)
+            fresh = _weights(new_model(self.task, parts))
+            found = [keras.ops.convert_to_numpy(v).tobytes() for v in fresh]
+            if found == before:
+                return fresh
+            before = found
+        raise ValueError(
+            f"`model` of task {self.task.name!r} must make the same weights for the "
+            f"same seed of `keras.utils.set_random_seed`. Received: others each time, "
+            f"in {ATTEMPTS} attempts with seed {seed}"
+        )
 
     def run(
         self,

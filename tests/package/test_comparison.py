@@ -7,6 +7,7 @@ in test_comparison_kills.py.
 import csv
 import inspect
 import math
+import random
 import subprocess
 import sys
 
@@ -47,7 +48,7 @@ def network():
 
 def make_task(name="tiny", **changes):
     settings = {"model": network, "data": PARTS, "loss": "mse", "epochs": 2}
-    return comparison.Task(name, **settings, **changes)
+    return comparison.Task(name, **(settings | changes))
 
 
 def sgd(rate):
@@ -217,6 +218,39 @@ def test_runs_do_not_know_of_each_other(name):
         row["ms_per_step"] = 0
     assert first == again == fresh
     assert first["test_loss"] != other["test_loss"]
+
+
+def test_another_thread_draws_from_the_same_generator():
+    """Python's, as Dask's threads do when a worker is lost: once in a while."""
+    made = []
+
+    def disturbed():
+        made.append(len(made))
+        if len(made) == 2:  # the first of a run; the very first is the trainer's
+            random.random()
+        return network()
+
+    outcomes = []
+    for model in (network, disturbed):
+        task = make_task() if model is network else make_task(model=disturbed)
+        trainer = training.Trainer(task, sgd(1e-3), PARTS)
+        row = trainer.run(0.01, 1, PARTS)
+        outcomes.append({name: row[name] for name in ("train_loss", "test_loss")})
+    assert outcomes[0] == outcomes[1]
+    assert len(made) > 3
+
+
+def test_weights_that_no_seed_decides_are_refused():
+    count = iter(range(1000))
+
+    def other_each_time():
+        keras.utils.set_random_seed(next(count))
+        return network()
+
+    task = make_task(model=other_each_time)
+    trainer = training.Trainer(task, sgd(1e-3), PARTS)
+    with pytest.raises(ValueError, match=r"'tiny' must make the same weights.*seed 1"):
+        trainer.run(0.01, 1, PARTS)
 
 
 def test_the_rate_follows_the_schedule():
