@@ -59,7 +59,7 @@ COLORS = {
 NAMED = {
     name: getattr(keras_gradopt, name)
     for name in keras_gradopt.optimizers.__all__
-    if name not in ("AdamCore", "Transformed")
+    if name not in ("AdamCore", "SGDCore", "Transformed")
 }
 
 
