@@ -60,6 +60,35 @@ def parser(description=None):
     what.add_argument("--weights", metavar="imagenet|none|PATH")
     what.add_argument("--l2", type=flags.NOT_NEGATIVE, metavar="X", help="weight decay")
 
+    how = add_optimization_flags(
+        make, "constant, cosine, cosine:WARMUP_EPOCHS or step:EPOCH[,EPOCH...]"
+    )
+    how.add_argument("--epochs", type=flags.COUNT, metavar="N")
+    how.add_argument(
+        "--backbone-rate",
+        type=flags.NOT_NEGATIVE,
+        metavar="X",
+        help="learning rate of all but the last layer, as a multiple",
+    )
+    how.add_argument(
+        "--balance",
+        nargs="?",
+        const="weights",
+        choices=BALANCES,
+        help="against unequal numbers of images: weight the classes in the loss, or "
+        "draw them equally often",
+    )
+    add_place_flags(make, "runs/latest")
+    return make
+
+
+def add_optimization_flags(make, schedule):
+    """Adds the flags that say how to optimize; the group, for further ones.
+
+    Args:
+        make: the parser.
+        schedule: what `--schedule` can be, in words.
+    """
     how = make.add_argument_group("how to optimize (defaults: the recipe's)")
     how.add_argument("--optimizer", metavar="NAME")
     how.add_argument(
@@ -68,7 +97,6 @@ def parser(description=None):
     how.add_argument(
         "--transforms", metavar="LIST", help='such as "whiten,activate(tanh,0.2,10)"'
     )
-    how.add_argument("--epochs", type=flags.COUNT, metavar="N")
     how.add_argument("--steps-per-epoch", type=flags.COUNT, metavar="N")
     how.add_argument(
         "--batch-size", type=flags.COUNT, metavar="N", help="on all devices"
@@ -82,13 +110,7 @@ def parser(description=None):
     how.add_argument(
         "--schedule",
         metavar="NAME",
-        help="constant, cosine, cosine:WARMUP_EPOCHS or step:EPOCH[,EPOCH...]",
-    )
-    how.add_argument(
-        "--backbone-rate",
-        type=flags.NOT_NEGATIVE,
-        metavar="X",
-        help="learning rate of all but the last layer, as a multiple",
+        help=schedule,
     )
     how.add_argument(
         "--accumulate", type=flags.COUNT, metavar="N", help="batches per update"
@@ -99,15 +121,16 @@ def parser(description=None):
     how.add_argument("--clipnorm", type=flags.POSITIVE, metavar="X")
     how.add_argument("--patience", type=flags.COUNT, metavar="EPOCHS")
     how.add_argument("--no-augment", action="store_true")
-    how.add_argument(
-        "--balance",
-        nargs="?",
-        const="weights",
-        choices=BALANCES,
-        help="against unequal numbers of images: weight the classes in the loss, or "
-        "draw them equally often",
-    )
+    return how
 
+
+def add_place_flags(make, output):
+    """Adds the flags that say where to run, and what is left where.
+
+    Args:
+        make: the parser.
+        output: the folder of the run, if none is given.
+    """
     where = make.add_argument_group("where to run")
     where.add_argument(
         "--strategy", choices=["none", "mirrored", "data-parallel"], default="none"
@@ -131,7 +154,7 @@ def parser(description=None):
         help="faster on GPUs, where sums then have no fixed order",
     )
     where.add_argument("--seed", type=flags.SEED, default=0, metavar="N")
-    where.add_argument("--output", type=flags.folder, default=Path("runs/latest"))
+    where.add_argument("--output", type=flags.folder, default=Path(output))
     where.add_argument("--resume", action="store_true", help="go on after a kill")
     where.add_argument(
         "--overwrite", action="store_true", help="drop an unfinished run"
@@ -141,7 +164,6 @@ def parser(description=None):
         "--monitor", type=flags.COUNT, metavar="N",
         help="measure gradients and updates every N steps: monitor.csv, monitor.png",
     )  # fmt: skip
-    return make
 
 
 def settle(args):
@@ -158,6 +180,20 @@ def settle(args):
         run = dataclasses.replace(run, preprocessing=args.preprocessing)
     if run.weights == "none":
         run = dataclasses.replace(run, weights=None)
+    run = with_optimizer(args, run, recipe)
+    check_place(args, run)
+    return run
+
+
+def with_optimizer(args, run, recipe):
+    """The settings of the run with the optimizer's arguments.
+
+    Args:
+        args: the flags.
+        run: the settings, with the name of the optimizer.
+        recipe: from which they came; its arguments go to another optimizer if that
+            takes them.
+    """
     optimizer = optimizer_flags.optimizer_class(run.optimizer)
     settings = dict(run.settings)
     if optimizer is not optimizer_flags.optimizer_class(recipe.optimizer):
@@ -173,7 +209,15 @@ def settle(args):
         settings |= {"use_ema": True, "ema_momentum": args.ema}
     if args.clipnorm:
         settings["clipnorm"] = args.clipnorm
-    run = dataclasses.replace(run, settings=settings)
+    return dataclasses.replace(run, settings=settings)
+
+
+def check_place(args, run):
+    """Whether the flags that say where to run go together.
+
+    Raises:
+        ValueError: if not.
+    """
     if args.strategy == "data-parallel" and keras.backend.backend() != "jax":
         raise ValueError("--strategy data-parallel needs KERAS_BACKEND=jax")
     if args.strategy == "mirrored" and keras.backend.backend() != "tensorflow":
@@ -199,7 +243,6 @@ def settle(args):
             f"--batch-size {run.batch_size} is not a multiple of --processes "
             f"{args.processes}"
         )
-    return run
 
 
 def print_names():

@@ -26,17 +26,25 @@ Batches = Iterable[tuple[Any, Any]]
 
 
 def plot_curves(
-    history: Mapping[str, Sequence[float]], title: str, path: str | Path
+    history: Mapping[str, Sequence[float]],
+    title: str,
+    path: str | Path,
+    metric: str = "accuracy",
 ) -> None:
-    """Draws loss, accuracy and, where recorded, the learning rate over the epochs.
+    """Draws loss, a metric and, where recorded, the learning rate over the epochs.
 
     Args:
-        history: `model.fit(...).history`: "loss" and "accuracy"; "val_loss",
-            "val_accuracy" and "learning_rate" if there.
+        history: `model.fit(...).history`: "loss" and the metric, or "val_" before its
+            name, or both; "val_loss" and "learning_rate" if there.
         title: of the picture.
         path: of the picture to write.
+        metric: the name of one that is a share, and the better the higher it is.
     """
-    panels = [name for name in ("loss", "accuracy", "learning_rate") if name in history]
+    panels = [
+        name
+        for name in ("loss", metric, "learning_rate")
+        if name in history or f"val_{name}" in history
+    ]
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     figure.suptitle(title, wrap=True)
     for axis, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
@@ -50,13 +58,13 @@ def plot_curves(
         axis.grid(alpha=0.3)
         if name == "loss":
             axis.set_yscale("log")
-        if name == "accuracy":
+        if name == metric:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
         if name != "learning_rate":
             axis.legend()
-        if name == "accuracy" and "val_accuracy" in history:
-            epoch = int(np.nanargmax(history["val_accuracy"]))
-            best = history["val_accuracy"][epoch]
+        if name == metric and (held_out := history.get(f"val_{metric}")):
+            epoch = int(np.nanargmax(held_out))
+            best = held_out[epoch]
             axis.axhline(best, color="grey", linestyle=":", linewidth=1)
             axis.set_title(
                 f"best on validation: {best:.2%}, epoch {epoch + 1}", size=10

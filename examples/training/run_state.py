@@ -14,11 +14,11 @@ import keras
 from training.run_files import read_json, replacing
 
 STATE = "run_state.json"
-# all that `train.py` leaves, first the file that makes a run complete
+# all that `train.py` and `detect.py` leave, first the file that makes a run complete
 OUTPUTS = [
     "run.json", "last.keras", "best.keras", "history.csv", "classes.csv",
-    "curves.png", "confusion.png", "worst.png", "monitor.csv", "monitor.png",
-    "saved_model", "tensorboard",
+    "curves.png", "confusion.png", "worst.png", "found.png", "precision.png",
+    "monitor.csv", "monitor.png", "saved_model", "tensorboard",
 ]  # fmt: skip
 
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from training.datasets.loading import Data, Split
 from training.datasets.preparing import DatasetError
-from training.datasets.preprocessing import DRAWS
 
 
 def training_batches(
@@ -79,12 +78,12 @@ def training_batches(
     def draw(positions: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Random numbers for images of one batch, whichever process has them."""
         key = tf.stack([noise[0], positions[0] // batch_size])
-        draws = tf.random.stateless_uniform([batch_size, DRAWS], key)
+        draws = tf.random.stateless_uniform([batch_size, data.draws], key)
         return tf.gather(draws, positions % batch_size)
 
     def prepare(images, labels, positions, noise):
         draws = draw(positions, noise) if augment else None
-        return data.preprocess(images, draws), labels
+        return data.prepare(images, labels, draws)
 
     examples = tf.data.Dataset.range(first_epoch, first_epoch + epochs)
     examples = examples.flat_map(one_epoch)
@@ -114,7 +113,7 @@ def validation_batches(
     images = split.stored.take(split.size - split.size % multiple_of)
 
     def prepare(images, labels):
-        return data.preprocess(images, None), labels
+        return data.prepare(images, labels, None)
 
     return in_batches(images.shard(count, index), split, prepare, batch_size, count)
 

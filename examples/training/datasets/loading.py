@@ -15,7 +15,7 @@ from predict import SUFFIXES, has_palette
 
 from training.datasets.catalogue import DATASETS, Dataset
 from training.datasets.preparing import DatasetError, prepared_builder
-from training.datasets.preprocessing import PREPROCESSINGS
+from training.datasets.preprocessing import DRAWS, PREPROCESSINGS
 
 CACHED_BYTES = 2**31  # a split that takes more memory is read anew in every epoch
 SHUFFLED_IMAGES = 16_384  # of such a split
@@ -94,6 +94,9 @@ class Data:
     class_names: list[str]
     preprocessing: str
 
+    draws = DRAWS
+    """How many random numbers the preprocessing of a training image takes."""
+
     @property
     def train(self) -> tf.data.Dataset:
         """`(uint8 image, int64 label)` as read, in a fixed order."""
@@ -121,6 +124,12 @@ class Data:
         else:
             images = functions.train(images, size, draws)
         return tf.ensure_shape(images, (None, *self.image_shape))
+
+    def prepare(
+        self, images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the network gets of a batch as read, and what it is to predict."""
+        return self.preprocess(images, draws), labels
 
     def training_labels(self) -> np.ndarray:
         """The labels of the training images as they are stored."""
@@ -241,16 +250,35 @@ def split_names(
     return "train[10%:]", "train[:10%]"  # TFDS has shuffled them when preparing
 
 
+def label_of(example: dict[str, Any]) -> tf.Tensor:
+    """The class of an example for classification."""
+    return example["label"]
+
+
 def read_split(
-    builder: tfds.core.DatasetBuilder, name: str, limit: int | None
+    builder: tfds.core.DatasetBuilder,
+    name: str,
+    limit: int | None,
+    wanted: Any = None,
+    target: Callable[[dict[str, Any]], tf.Tensor] = label_of,
 ) -> Split:
-    """A split of a TFDS data set, cached if it is small."""
+    """A split of a TFDS data set, cached if it is small.
+
+    Args:
+        builder: Of the data set, prepared.
+        name: Of the split, in the language of TFDS.
+        limit: Take only so many images.
+        wanted: The features beside the image that `target` needs, as
+            `tfds.decode.PartialDecoding` takes them. Default: the class.
+        target: What makes the label of an example's features.
+    """
     encoded = {"image": tfds.decode.SkipDecoding()}
+    wanted = {"image": True, **(wanted or {"label": True})}
 
     def read(decoders: dict | None = None, **files: Any) -> tf.data.Dataset:
-        wanted = tfds.decode.PartialDecoding({"image": True, "label": True}, decoders)
-        examples = builder.as_dataset(split=name, decoders=wanted, **files)
-        return examples.map(lambda example: (example["image"], example["label"]))
+        some = tfds.decode.PartialDecoding(wanted, decoders)
+        examples = builder.as_dataset(split=name, decoders=some, **files)
+        return examples.map(lambda example: (example["image"], target(example)))
 
     try:
         size = int(read().cardinality())

@@ -67,13 +67,22 @@ def draw(
 def readable(examples: Iterable[Example]) -> Iterator[tuple[str, dict]]:
     """What a builder yields for each example, once TensorFlow has read its image."""
     for path, label in examples:
-        try:
-            content = tf.io.read_file(str(path))
-            tf.io.decode_image(content, channels=3, expand_animations=False)
-        except tf.errors.NotFoundError:
-            raise DatasetError(f"{path} is listed, but missing") from None
-        except tf.errors.OpError:
-            raise DatasetError(
-                f"{path} is no image, or damaged: TensorFlow cannot read it"
-            ) from None
+        decoded(path)
         yield f"{label}/{path.name}", {"image": path, "label": label}
+
+
+def decoded(path: Path) -> tf.Tensor:
+    """The image in a file, with three channels.
+
+    Raises:
+        DatasetError: if there is none, or TensorFlow cannot read it.
+    """
+    try:
+        content = tf.io.read_file(str(path))
+        return tf.io.decode_image(content, channels=3, expand_animations=False)
+    except tf.errors.NotFoundError:
+        raise DatasetError(f"{path} is listed, but missing") from None
+    except tf.errors.OpError:
+        raise DatasetError(
+            f"{path} is no image, or damaged: TensorFlow cannot read it"
+        ) from None

@@ -1,0 +1,232 @@
+"""
+Title: Train an object detector with a keras_gradopt optimizer
+Description: SSD300 on PASCAL VOC (GAF, Table IV), or on your images with boxes.
+
+    python examples/detect.py --dataset folder:BCCD      # in the form of PASCAL VOC
+    python examples/detect.py --recipe gaf-voc           # as the paper has it
+    python examples/detect.py --list                     # all names
+    python examples/predict.py runs/detector/saved_model photo.jpg --draw boxes/
+
+Leaves in the output folder: `history.csv`, `curves.png`, `found.png`, `precision.png`,
+`classes.csv`, `best.keras`, `last.keras`, `saved_model/` and `run.json`.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "data-parallel" in sys.argv:  # before Keras is imported
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import numpy as np
+from training import optimizer_flags
+from training.datasets import (
+    DatasetError,
+    naming_unreadable_images,
+    training_batches,
+    validation_batches,
+)
+from training.detection import data as boxed
+from training.detection import evaluation, results
+from training.detection.boxes import default_boxes
+from training.detection.command_line import parser, print_names, settle
+from training.detection.loss import MultiboxLoss
+from training.detection.network import load_backbone, map_sizes, ssd_network
+from training.results import plot_curves
+from training.run_files import RunError, alone_in, write_json
+from training.running import Clock, begin, described, set_up
+
+import keras_gradopt
+
+"""
+## The run
+
+One epoch is what lies between two evaluations; the schedule counts iterations.
+"""
+
+
+def optimizer_of(args, run, iterations):
+    """The optimizer, with the transforms that were asked for."""
+    given = args.transforms
+    parsed = [] if given is None else optimizer_flags.parse_transforms(given)
+    rate = optimizer_flags.learning_rate_schedule(
+        run.schedule, run.learning_rate, 1, iterations
+    )
+    return optimizer_flags.make_optimizer(run.optimizer, rate, run.settings, parsed)
+
+
+def build(args, run, data, iterations):
+    """The model, compiled."""
+    model = ssd_network(
+        len(data.class_names),
+        run.image_size,
+        width=run.width,
+        normalize=run.normalize,
+        l2=run.l2,
+        adapt_to=data.sample_images(100),
+    )
+    if run.weights:
+        source = keras.applications.VGG16(include_top=False, weights=run.weights)
+        load_backbone(model, source)
+    model.compile(
+        optimizer_of(args, run, iterations),
+        loss=MultiboxLoss(),
+        jit_compile=True if args.jit else "auto",
+    )
+    return model
+
+
+def batches_of(args, run, data, done):
+    """Training batches from the first epoch that is not done."""
+    return training_batches(
+        data,
+        run.batch_size,
+        seed=args.seed,
+        augment=not args.no_augment,
+        first_epoch=done,
+        epochs=run.epochs - done,
+        steps_per_epoch=run.steps_per_epoch,
+    )[0]
+
+
+def prepare(args, run):
+    """The settings with the number of epochs, data, what keeps the run, the model.
+
+    Raises:
+        ValueError, DatasetError, RunError: in a sentence.
+    """
+    scope = set_up(args, run)
+    optimizer_of(args, run, 1)  # whether its arguments are right, before the data
+    optimizer_flags.try_one_step(run.optimizer, run.learning_rate, run.settings)
+    shapes = map_sizes(ssd_network(1, run.image_size, width=0.01))
+    data = boxed.load(
+        run.dataset,
+        default_boxes(shapes),
+        data_dir=args.data_dir,
+        image_size=run.image_size,
+        limit=args.limit,
+        splits=args.splits,
+        repair=args.faults == "repair",
+    )
+    steps = run.steps_per_epoch or math.ceil(data.train_size / run.batch_size)
+    epochs = math.ceil(run.iterations / steps)
+    run = dataclasses.replace(run, steps_per_epoch=steps, epochs=epochs)
+    with scope, naming_unreadable_images(data):
+        keep, done, model = begin(args, run, monitor="val_AP50")
+        if model is None:
+            keras.utils.set_random_seed(args.seed)  # preparing data draws numbers
+            model = build(args, run, data, steps * epochs)
+    return run, data, keep, done, model
+
+
+def train(args, run, data, model, keep, done):
+    """Trains to the last epoch; returns the images per second."""
+    evaluated = evaluation.EvaluateBoxes(
+        validation_batches(data, run.batch_size),
+        data.truth(),
+        data.class_names,
+        data.defaults,
+        averaged=args.ema is not None,
+    )
+    clock = Clock()
+    callbacks = [clock, evaluated, keep]
+    if args.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
+    if args.monitor:
+        path = args.output / "monitor.csv"
+        monitor = keras_gradopt.callbacks.GradientMonitor(args.monitor, csv_path=path)
+        callbacks.append(monitor)
+    model.fit(
+        batches_of(args, run, data, done),
+        initial_epoch=done,
+        epochs=run.epochs,
+        steps_per_epoch=run.steps_per_epoch,
+        callbacks=callbacks,
+    )
+    if args.monitor and monitor.records:
+        monitor.plot(args.output / "monitor.png")
+        monitor.summary()
+    return clock.rate(run.steps_per_epoch * run.batch_size)
+
+
+def report(args, run, data, model, keep, speed, start):
+    """Writes curves, pictures, `run.json` and, last, the SavedModel."""
+    folder = args.output
+    title = f"{run.optimizer}, SSD{run.image_size} on {run.dataset}"
+    plot_curves(keep.history, title, folder / "curves.png", "AP50")
+    if args.strategy == "data-parallel":
+        keras.distribution.set_distribution(None)
+    written = described(args, run, model, keep, speed, start)
+    difference = None
+    if keep.best_epoch is not None:
+        best = keras.saving.load_model(folder / "best.keras")
+        if args.ema is not None:
+            best.optimizer.finalize_variable_values(best.trainable_variables)
+        batches, truth = validation_batches(data, run.batch_size), data.truth()
+        found = evaluation.find(
+            lambda images: best.predict_on_batch(np.asarray(images)),
+            batches,
+            data.defaults,
+        )
+        worth = evaluation.evaluate(found, truth, data.class_names)
+        results.plot_found(worth, batches, truth, folder / "found.png")
+        results.plot_precision(worth, folder / "precision.png")
+        evaluation.write_per_class(worth, folder / "classes.csv")
+        written["best_epoch"] = keep.best_epoch + 1
+        written["metrics"] |= worth.metrics
+        write_json(folder / "run.json", written)  # the export may fail
+        print(
+            f"Best validation AP50 {worth.metrics['AP50']:.2%}, AP "
+            f"{worth.metrics['AP']:.2%}, after epoch {keep.best_epoch + 1}."
+        )
+        if keras.backend.backend() == "torch":
+            print("Keras exports no SavedModel on PyTorch; best.keras has the model.")
+        else:
+            difference = results.export(
+                best, folder / "saved_model", batches, data.class_names, data.defaults
+            )
+            print(f"The SavedModel agrees with the model to {difference:.1e}.")
+    written["saved_model_max_difference"] = difference
+    write_json(folder / "run.json", written)
+    print(f"Results are in {folder}.")
+    if keep.diverged:
+        raise RunError(
+            f"training diverged in epoch {keep.epochs}: its loss is NaN or infinite. A "
+            "lower --learning-rate may help, or --clipnorm"
+        )
+
+
+def main(arguments=None):
+    make = parser(__doc__)
+    args = make.parse_args(arguments)
+    if args.list:
+        print_names()
+        return
+    start = time.perf_counter()
+    try:
+        with contextlib.ExitStack() as turn:
+            try:
+                run = settle(args)
+                turn.enter_context(alone_in(args.output))
+                run, data, keep, done, model = prepare(args, run)
+            except ValueError as error:  # later ones would be faults of this program
+                raise RunError(error) from error
+            if args.resume and keep.finished:
+                print(f"The run in {args.output} is finished.")
+                return
+            print(model.optimizer)
+            ended = done >= run.epochs or keep.at_end
+            turn.enter_context(naming_unreadable_images(data))
+            speed = None if ended else train(args, run, data, model, keep, done)
+            report(args, run, data, model, keep, speed, start)
+    except (RunError, DatasetError, OSError) as error:
+        make.exit(2, f"{make.prog}: error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Object detection with SSD: what `detect.py` is made of."""
