@@ -29,6 +29,11 @@ pytestmark = pytest.mark.backend_independent
 ROOT = Path(__file__).parents[2]
 
 
+def read_image(path, shape, crop, square):
+    """The image in a file as a model of that input gets it."""
+    return predict.fit(predict.read_image(path, shape[-1]), shape, crop, square)
+
+
 def certain(predicted, classes, share=0.9):
     """Probabilities with `share` for these classes, the rest spread evenly."""
     shares = np.full((len(predicted), classes), (1 - share) / (classes - 1))
@@ -421,14 +426,14 @@ def test_kinds_of_files(suffix, mode, tmp_path):
     path = tmp_path / f"image{suffix}"
     Image.fromarray(pixels).convert(mode).save(path, quality=95, subsampling=0)
     for channels in (1, 3):
-        image = predict.read_image(path, [8, 8, channels], 1.0, False)
+        image = read_image(path, [8, 8, channels], 1.0, False)
         assert image.dtype == tf.float32
         # chroma bleeds in a JPEG
         tolerance = 12 if (suffix, mode) == (".jpg", "RGB") else 0.1
         expected = np.full((8, 8, channels), 80)
         np.testing.assert_allclose(image, expected, atol=tolerance)
         for square in (False, True):
-            image = predict.read_image(path, [5, 7, channels], 0.8, square)
+            image = read_image(path, [5, 7, channels], 0.8, square)
             assert image.shape == (5, 7, channels)
 
 
@@ -439,13 +444,13 @@ def test_resize_and_crop():
     lying = tf.transpose(upright, (1, 0, 2))
     for image, axis in ((upright, 0), (lying, 1)):
         path = SimpleNamespace(read_bytes=lambda i=image: tf.io.encode_png(i).numpy())
-        same = predict.read_image(path, [12, 12, 1], 1.0, False).numpy()[..., 0]
+        same = read_image(path, [12, 12, 1], 1.0, False).numpy()[..., 0]
         levels = np.arange(60, 180, 10)
         np.testing.assert_array_equal(np.moveaxis(same, axis, 0)[:, 3], levels)
-        half = predict.read_image(path, [6, 6, 1], 1.0, False).numpy()[..., 0]
+        half = read_image(path, [6, 6, 1], 1.0, False).numpy()[..., 0]
         expected = np.arange(65, 180, 20)
         np.testing.assert_allclose(np.moveaxis(half, axis, 0)[:, 3], expected)
-        middle = predict.read_image(path, [6, 6, 1], 0.5, False).numpy()[..., 0]
+        middle = read_image(path, [6, 6, 1], 0.5, False).numpy()[..., 0]
         levels = np.arange(90, 150, 10)
         np.testing.assert_array_equal(np.moveaxis(middle, axis, 0)[:, 3], levels)
 
@@ -458,7 +463,7 @@ def test_files_are_prepared_as_in_validation(name, tmp_path):
         image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         Image.fromarray(image).save(tmp_path / "image.png")
         expected = about.evaluate(image[None].astype("float32"), 56)[0]
-        found = predict.read_image(
+        found = read_image(
             tmp_path / "image.png", [56, 56, 3], about.crop, about.square
         )
         np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -98,7 +98,8 @@ def match(
 
     Each object has the default box that overlaps it most, and every default box that
     overlaps it by more than a half. A default box that overlaps several has the one
-    that it overlaps most.
+    that it overlaps most. Where it is the best of several, the greatest overlap comes
+    first and the others have their next best, as in the code released with the paper.
 
     Args:
         boxes: of the objects, `(objects, 4)`; there may be none.
@@ -109,22 +110,33 @@ def match(
         Offsets `(defaults, 4)`, 0 for the background, and classes `(defaults,)`.
     """
     count = tf.shape(boxes)[0]
-    # a last object overlaps nothing: it is had by the background
+    # a last object overlaps nothing: the background has it
     classes = tf.concat([classes, tf.zeros((1,), classes.dtype)], axis=0)
-    overlaps = overlap(boxes, defaults)
-    best = tf.argmax(overlaps, axis=1, output_type=tf.int32)
-    own = tf.tensor_scatter_nd_max(
-        tf.fill(tf.shape(defaults)[:1], -1), best[:, None], tf.range(count)
-    )
-    # without objects, the maximum over them must be one of something
-    overlaps = tf.concat([overlaps, tf.fill((1, tf.shape(defaults)[0]), 0.0)], axis=0)
+    overlaps = tf.pad(overlap(boxes, defaults), [[0, 1], [0, 0]])
     had = tf.argmax(overlaps, axis=0, output_type=tf.int32)
     had = tf.where(tf.reduce_max(overlaps, axis=0) > MATCHED, had, count)
-    had = tf.where(own >= 0, own, had)
+    had = _best(overlaps, had)
     everything = tf.concat([boxes, tf.constant([[0.0, 0.0, 1.0, 1.0]])], axis=0)
     offsets = encode(tf.gather(everything, had), defaults)
     offsets = tf.where((had < count)[:, None], offsets, 0.0)
     return offsets, tf.gather(classes, had)
+
+
+def _best(overlaps, had):
+    """What default boxes have once each object but the last one has its best."""
+
+    def give(left, had):
+        """The greatest overlap that is left; then neither of the two is free."""
+        place = tf.argmax(tf.reshape(left, [-1]), output_type=tf.int32)
+        number, index = place // tf.shape(left)[1], place % tf.shape(left)[1]
+        rows, columns = (tf.range(n) for n in tf.unstack(tf.shape(left)))
+        taken = (rows == number)[:, None] | (columns == index)[None]
+        return tf.where(taken, -1.0, left), tf.where(columns == index, number, had)
+
+    left = overlaps[:-1]
+    return tf.while_loop(
+        lambda *_: True, give, (left, had), maximum_iterations=tf.shape(left)[0]
+    )[1]
 
 
 def detections(

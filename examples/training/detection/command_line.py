@@ -82,9 +82,9 @@ VOC = Detection(
     schedule="cosine:500",
     settings={"momentum": 0.9},
     steps_per_epoch=1000,
-    assumed="the activation: its defaults, arctan with alpha 0.1 and beta 20. The paper "
-    "trains from scratch; SSD300's published accuracy, which is that of its table, was "
-    "reached with --weights imagenet",
+    assumed="the activation: its defaults, arctan with alpha 0.1 and beta 20. It says "
+    "from scratch; SSD300's published accuracy, which is that of its table, was had "
+    "with --weights imagenet",
 )
 RECIPES = {
     "narrow": NARROW,
