@@ -104,7 +104,9 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     make.add_argument("--list", action="store_true", help="print all names, and stop")
-    make.add_argument("--recipe", choices=sorted(RECIPES), default="narrow")
+    make.add_argument(
+        "--recipe", choices=sorted(RECIPES), metavar="NAME", help="default: narrow"
+    )
 
     what = make.add_argument_group("what to train (defaults: the recipe's)")
     what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
@@ -150,7 +152,7 @@ def settle(args: argparse.Namespace) -> Detection:
     Raises:
         ValueError: in one sentence, for flags that are wrong or do not go together.
     """
-    recipe = RECIPES[args.recipe]
+    recipe = RECIPES[args.recipe] if args.recipe else NARROW
     given = {name: getattr(args, name, None) for name in RECIPE_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     run = dataclasses.replace(recipe, **given)
