@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,29 +40,22 @@ def flags_of(folder, output, *others):
     return [str(flag) for flag in [*flags, *SMALL, "--output", output, *others]]
 
 
-def detect(*flags, check=True, wait=True):
-    """The program in a process of its own."""
-    command = [sys.executable, str(ROOT / "examples" / "detect.py"), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if not wait:
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0 or not check, done.stdout + done.stderr
-    return done
+@pytest.fixture(scope="module")
+def program():
+    """detect.py in this process, which it does not set up: tests follow."""
+    import detect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detect, "set_up", lambda *_: contextlib.nullcontext())
+        yield detect
 
 
 @pytest.fixture(scope="module")
-def run(folder, tmp_path_factory):
-    """A run of two epochs, and what it showed."""
+def run(program, folder, tmp_path_factory):
+    """The folder of a run of two epochs."""
     output = tmp_path_factory.mktemp("run") / "whole"
-    flags = flags_of(folder, output, "--optimizer", "WGDAdam", "--monitor", "2")
-    return output, detect(*flags).stdout
+    program.main(flags_of(folder, output, "--optimizer", "WGDAdam"))
+    return output
 
 
 SERVE = """
@@ -77,10 +69,9 @@ print(json.dumps({n: v.numpy().tolist() for n, v in model.serve(images).items()}
 
 
 def test_run_leaves_everything(run):
-    output, shown = run
-    assert "Whiten" in shown and "Epoch 2/2" in shown
-    assert "Best validation AP50" in shown
+    output = run
     about = json.loads((output / "run.json").read_text())
+    assert "Whiten" in about["optimizer"]
     assert about["run"]["epochs"] == 2 and about["run"]["steps_per_epoch"] == 3
     assert about["saved_model_max_difference"] < 1e-3
     assert about["images_per_second"] > 0
@@ -93,7 +84,7 @@ def test_run_leaves_everything(run):
     # Adam's own rate, by a cosine after two iterations: a quarter of it after three
     rates = [1e-3 * (1 + np.cos(np.pi / 4)) / 2, 0]
     np.testing.assert_allclose(history["learning_rate"], rates, atol=1e-9)
-    for name in ("curves", "found", "precision", "monitor"):
+    for name in ("curves", "found", "precision"):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     lines = (output / "classes.csv").read_text().splitlines()
     assert lines[0] == "class,objects,AP,AP50" and len(lines) == 3
@@ -103,7 +94,7 @@ def test_run_leaves_everything(run):
 
 def test_served_boxes_are_those_of_the_model(run, tmp_path):
     """In a process that has neither this package nor Keras."""
-    output, _ = run
+    output = run
     images = np.random.default_rng(0).uniform(0, 255, (2, 260, 260, 3)).astype("f")
     np.save(tmp_path / "images.npy", images)
     command = [sys.executable, "-c", SERVE, output / "saved_model"]
@@ -124,7 +115,7 @@ def test_predict_finds_objects_in_files(run, folder, tmp_path, capsys):
     """Corners in pixels of the file, whatever its size; pictures with `--draw`."""
     import predict
 
-    output, _ = run
+    output = run
     files = [str(folder / "JPEGImages" / f"img{i}.jpg") for i in (1, 2)]
     large = tmp_path / "large.png"
     with Image.open(files[0]) as image:
@@ -176,54 +167,77 @@ def test_drawn_boxes_are_where_they_should_be(tmp_path):
     assert (columns.min(), columns.max()) == (200, 399)
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_is_never_killed(folder, tmp_path):
-    """Killed (-9) in the third epoch of four."""
-    others = ["--iterations", "12", "--ema", "0.9", "--normalize"]
-    detect(*flags_of(folder, tmp_path / "whole", *others))
-    flags = flags_of(folder, tmp_path / "killed", *others)
-    process = detect(*flags, wait=False)
-    for line in process.stdout:
-        if "Epoch 3/4" in line:
-            process.kill()
-            break
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    refused = detect(*flags, check=False)
-    assert refused.returncode == 2 and "--resume goes on" in refused.stderr
-    other = detect(*flags, "--resume", "--width", "0.03", check=False)
-    assert other.returncode == 2 and "width: then 0.02, now 0.03" in other.stderr
-    assert "of 4 epochs are done" in detect(*flags, "--resume").stdout
+def test_stopped_and_resumed_is_never_stopped(program, folder, tmp_path, monkeypatch):
+    """In the third epoch of four, to the last bit; with an average of the weights."""
+    monkeypatch.setattr(program, "report", lambda *_: None)
+    others = ["--iterations", "12", "--ema", "0.9"]
+    program.main(flags_of(folder, tmp_path / "whole", *others))
+    flags = flags_of(folder, tmp_path / "stopped", *others)
+
+    def stop(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program.Clock, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            program.main(flags)
+    for others, says in (
+        ([], "--resume goes on"),
+        (["--resume", "--width", "0.03"], "width: then 0.02, now 0.03"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            refused(program, [*flags, *others])
+    program.main([*flags, "--resume"])
     states = []
-    for name in ("whole", "killed"):
+    for name in ("whole", "stopped"):
         model = keras.saving.load_model(tmp_path / name / "last.keras")
         variables = [*model.weights, *model.optimizer.variables]
         states.append([keras.ops.convert_to_numpy(v) for v in variables])
     for ours, theirs in zip(*states):
         np.testing.assert_array_equal(ours, theirs)
-    histories = [tmp_path / name / "history.csv" for name in ("whole", "killed")]
+    histories = [tmp_path / name / "history.csv" for name in ("whole", "stopped")]
     assert histories[0].read_text() == histories[1].read_text()
-    assert "is finished" in detect(*flags, "--resume").stdout
+
+
+def refused(program, flags):
+    """What keeps a run, of which these flags are refused."""
+    args = program.parser().parse_args(flags)
+    program.prepare(args, program.settle(args))
 
 
 @pytest.mark.slow
 def test_mirrored_devices_and_half_precision(folder, tmp_path):
-    flags = ["--strategy", "mirrored", "--devices", "2"]
+    """In a process of its own, which divides its CPU."""
+    flags = ["--strategy", "mirrored", "--devices", "2", "--no-normalize"]
     flags += ["--precision", "mixed_bfloat16"]
-    detect(*flags_of(folder, tmp_path / "run", *flags))
+    command = [sys.executable, str(ROOT / "examples" / "detect.py")]
+    done = subprocess.run(
+        [*command, *flags_of(folder, tmp_path / "run", *flags)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Best validation AP50" in done.stdout
     history = np.genfromtxt(tmp_path / "run/history.csv", delimiter=",", names=True)
     assert np.isfinite(history["val_loss"]).all() and len(history) == 2
 
 
 @pytest.mark.slow
-def test_pascal_voc_trains_some_steps(monkeypatch, tmp_path):
+def test_pascal_voc_trains_some_steps(program, monkeypatch, tmp_path):
     """The recipe of GAF with TFDS' own data set, of mock images; narrow."""
-    import detect as program
-
     monkeypatch.setattr(preparing, "prepare", lambda *_: None)
-    monkeypatch.setattr(program, "set_up", lambda *_: contextlib.nullcontext())
     flags = ["--recipe", "gaf-voc", "--width", "0.05", "--batch-size", "4"]
-    flags += ["--iterations", "4", "--steps-per-epoch", "2", "--output"]
+    flags += [
+        "--iterations",
+        "4",
+        "--steps-per-epoch",
+        "2",
+        "--monitor",
+        "2",
+        "--output",
+    ]
     with mock_voc(3):
         program.main([*flags, str(tmp_path)])
     history = np.genfromtxt(tmp_path / "history.csv", delimiter=",", names=True)
@@ -231,14 +245,13 @@ def test_pascal_voc_trains_some_steps(monkeypatch, tmp_path):
     # warm-up over 500 iterations: after 2 and 4 of them, a linear rise to 0.001
     np.testing.assert_allclose(history["learning_rate"], [2e-3 / 500, 4e-3 / 500], 1e-4)
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 21
+    assert "Activate" in (tmp_path / "monitor.csv").read_text()
     served = tf.saved_model.load(str(tmp_path / "saved_model"))
     assert served.serve(tf.zeros((1, 300, 300, 3)))["boxes"].shape == (1, 200, 4)
 
 
-def test_recipe_is_that_of_the_paper(capsys):
+def test_recipe_is_that_of_the_paper(program, capsys):
     """GAF, section IV-C: 120 000 iterations of 32, cosine after 500 of warm-up."""
-    import detect as program
-
     paper = RECIPES["gaf-voc"]
     assert (paper.dataset, paper.optimizer) == ("voc", "GAFSGD")
     assert (paper.iterations, paper.batch_size) == (120_000, 32)
@@ -267,10 +280,7 @@ def test_recipe_is_that_of_the_paper(capsys):
         (["--dataset", "voc", "--set", "nonsense=1"], "nonsense"),
     ],
 )
-def test_bad_flags_give_a_sentence(flags, says, monkeypatch, capsys, tmp_path):
-    import detect as program
-
-    monkeypatch.setattr(program, "set_up", lambda *_: contextlib.nullcontext())
+def test_bad_flags_give_a_sentence(flags, says, program, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         program.main([*flags, "--output", str(tmp_path / "run")])
     assert stopped.value.code == 2

@@ -13,8 +13,8 @@ from training.recipes import RECIPES
 
 pytestmark = pytest.mark.backend_independent
 
-# as the papers' tables have them, and what each is called here; detection (GAF, Table IV)
-# is in test_detection_runs.py
+# as the papers' tables have them, and what each is called here; what detect.py lists
+# (GAF, Table IV) is in test_detection_runs.py
 PAPERS = {
     "AngularGrad": (
         {
