@@ -33,10 +33,10 @@ from training.datasets import (
 )
 from training.detection import data as boxed
 from training.detection import evaluation, results
-from training.detection.boxes import default_boxes
+from training.detection.boxes import default_boxes, map_sizes
 from training.detection.command_line import parser, print_names, settle
 from training.detection.loss import MultiboxLoss
-from training.detection.network import load_backbone, map_sizes, ssd_network
+from training.detection.network import load_backbone, ssd_network
 from training.results import plot_curves
 from training.run_files import RunError, alone_in, write_json
 from training.running import Clock, begin, described, set_up
@@ -103,10 +103,9 @@ def prepare(args, run):
     scope = set_up(args, run)
     optimizer_of(args, run, 1)  # whether its arguments are right, before the data
     optimizer_flags.try_one_step(run.optimizer, run.learning_rate, run.settings)
-    shapes = map_sizes(ssd_network(1, run.image_size, width=0.01))
     data = boxed.load(
         run.dataset,
-        default_boxes(shapes),
+        default_boxes(map_sizes(run.image_size)),
         data_dir=args.data_dir,
         image_size=run.image_size,
         limit=args.limit,

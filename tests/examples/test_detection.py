@@ -13,11 +13,11 @@ import tensorflow as tf
 from training.detection import augmentation, boxes
 from training.detection.evaluation import evaluate
 from training.detection.loss import MultiboxLoss
-from training.detection.network import load_backbone, map_sizes, ssd_network
+from training.detection.network import load_backbone, ssd_network
 
 pytestmark = pytest.mark.backend_independent
 
-SSD300 = [(side, side) for side in (38, 19, 10, 5, 3, 1)]
+SSD300 = [38, 19, 10, 5, 3, 1]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def matched_in_numpy(objects, classes, defaults):
 
 
 def test_matching_equals_numpy():
-    small = boxes.default_boxes([(5, 5), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)])
+    small = boxes.default_boxes([5, 3, 2, 1, 1, 1])
     random = np.random.default_rng(2)
     for same in (False, False, False, True, True):
         objects, classes = random_boxes(random, 4), random.integers(1, 4, 4)
@@ -192,13 +192,13 @@ def test_network_is_the_published_one(defaults):
     model = ssd_network(20)
     assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == 26_285_486
     assert model.output_shape == (None, len(defaults), 4 + 21)
-    assert map_sizes(model) == SSD300
+    assert boxes.map_sizes(300) == SSD300
     # fc6 is dilated; conv4_3 has the L2 norm 20 at the beginning
     assert [c.dilation_rate for c in convolutions(model) if c.filters == 1024] == [
         (6, 6),
         (1, 1),
     ]
-    norm = model.get_layer("feature0")
+    norm = model.get_layer("conv4_3_norm")
     x = np.random.default_rng(0).normal(size=(1, 1, 1, 512))
     np.testing.assert_allclose(np.linalg.norm(norm(x)), 20, rtol=1e-4)
 
@@ -207,17 +207,15 @@ def convolutions(model):
     return [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
 
 
-def test_outputs_follow_the_default_boxes():
+def test_outputs_follow_the_default_boxes(defaults):
     """A bright spot moves the outputs of the default boxes near it, and no others."""
     keras.utils.set_random_seed(0)
     model = ssd_network(2, width=0.05)
-    sizes = map_sizes(model)
-    defaults = boxes.default_boxes(sizes)
     grey = np.full((1, 300, 300, 3), 1.0, "float32")
     spot = grey.copy()
     spot[0, 40:48, 230:238] = 9.0
     change = np.abs(model(spot) - model(grey)).sum(axis=-1)[0]
-    first = slice(0, sizes[0][0] * sizes[0][1] * 4)  # of the smallest receptive field
+    first = slice(0, 38 * 38 * 4)  # of the smallest receptive field
     centers = (defaults[first, :2] + defaults[first, 2:]) / 2 * 300
     distance = np.abs(centers - [44, 234]).max(axis=1)
     moved = change[first] > 1e-6
@@ -227,11 +225,13 @@ def test_outputs_follow_the_default_boxes():
 
 
 def test_narrow_normalized_and_too_small():
-    model = ssd_network(3, 260, width=0.02, normalize=True)
-    assert any(isinstance(x, keras.layers.BatchNormalization) for x in model.layers)
-    assert map_sizes(model)[-1] == (1, 1)
-    with pytest.raises(ValueError, match="at least 260, not 259"):
-        ssd_network(3, 259)
+    for size in (257, 512):
+        model = ssd_network(3, size, width=0.02, normalize=True)
+        assert any(isinstance(x, keras.layers.BatchNormalization) for x in model.layers)
+        boxed = boxes.default_boxes(boxes.map_sizes(size))
+        assert model.output_shape == (None, len(boxed), 4 + 4)
+    with pytest.raises(ValueError, match="at least 257, not 256"):
+        ssd_network(3, 256)
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_backbone_takes_the_weights_of_vgg16():
     assert load_backbone(model, source) == 13
     picture = np.random.default_rng(0).uniform(0, 255, (1, 300, 300, 3))
     given = keras.applications.vgg16.preprocess_input(picture.copy())
-    ours = keras.Model(model.input, model.get_layer("feature0").input)(picture)
+    ours = keras.Model(model.input, model.get_layer("conv4_3_norm").input)(picture)
     theirs = keras.Model(source.input, source.get_layer("block4_conv3").output)(given)
     # ours pools the odd side of 75 pixels to 38, theirs to 37
     np.testing.assert_allclose(ours[:, :30, :30], theirs[:, :30, :30], rtol=1e-2)

@@ -20,7 +20,7 @@ from training.detection.data import load
 
 pytestmark = pytest.mark.backend_independent
 
-DEFAULTS = default_boxes([(8, 8), (4, 4), (3, 3), (2, 2), (1, 1), (1, 1)])
+DEFAULTS = default_boxes([8, 4, 3, 2, 1, 1])
 SIZE = (40, 60)  # height, width
 COLORS = {"disc": (200, 30, 30), "ring": (30, 30, 200)}
 

@@ -24,23 +24,29 @@ def boxes_per_place() -> list[int]:
     return [2 + 2 * len(ratios) for ratios in RATIOS]
 
 
-def default_boxes(map_sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+def map_sizes(image_size: int) -> list[int]:
+    """Height and width of the six feature maps: 38, 19, 10, 5, 3 and 1 of SSD300."""
+    sizes = [image_size]
+    for _ in range(6):  # poolings and strides of 2, each rounded up
+        sizes.append(-(-sizes[-1] // 2))
+    return [*sizes[3:], sizes[-1] - 2, sizes[-1] - 4]  # 3x3 without padding
+
+
+def default_boxes(sizes: Sequence[int]) -> np.ndarray:
     """The default boxes `(boxes, 4)`, in the order of the network's outputs.
 
     Args:
-        map_sizes: height and width of the six feature maps; for SSD300 38, 19, 10, 5,
-            3 and 1, which makes 8732 boxes.
+        sizes: height and width of the six feature maps; those of SSD300 make 8732.
     """
     found = []
-    for index, (height, width) in enumerate(map_sizes):
+    for index, size in enumerate(sizes):
         scale = SCALES[index]
         sides = [(scale, scale), (math.sqrt(scale * SCALES[index + 1]),) * 2]
         for ratio in RATIOS[index]:
             long, short = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
             sides += [(short, long), (long, short)]  # height, width
-        rows = (np.arange(height) + 0.5) / height
-        columns = (np.arange(width) + 0.5) / width
-        centers = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
+        middle = (np.arange(size) + 0.5) / size
+        centers = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1)
         centers = np.repeat(centers.reshape(-1, 1, 2), len(sides), axis=1)
         halves = np.broadcast_to(np.array(sides) / 2, centers.shape)
         corners = np.concatenate([centers - halves, centers + halves], axis=-1)

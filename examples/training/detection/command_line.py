@@ -13,6 +13,7 @@ from training.command_line import (
     with_optimizer,
 )
 from training.detection.data import DATASETS
+from training.detection.network import SMALLEST_IMAGE
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,10 @@ def settle(args: argparse.Namespace) -> Detection:
     if run.dataset is None:
         raise ValueError(
             "--dataset is missing: voc, folder:PATH or an object detection of TFDS"
+        )
+    if run.image_size < SMALLEST_IMAGE:
+        raise ValueError(
+            f"--image-size must be at least {SMALLEST_IMAGE}, not {run.image_size}"
         )
     if run.weights and (run.width != 1 or run.normalize):
         raise ValueError("--weights imagenet needs --width 1 and --no-normalize")

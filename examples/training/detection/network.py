@@ -16,8 +16,7 @@ from training.detection.boxes import boxes_per_place
 from training.models.blocks import batch_norm, image_input, penalty
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions
-FEATURES = "feature"  # the names of the six layers that are predicted from begin so
-SMALLEST_IMAGE = 260  # five halvings, two strides and a 3x3 kernel without padding
+SMALLEST_IMAGE = 257  # whose last feature map is a single place
 
 
 def ssd_network(
@@ -45,8 +44,7 @@ def ssd_network(
 
     Returns:
         A model with one output, `(batch, boxes, 4 + 1 + classes)`: offsets, the logit
-        of the background, the logits of the classes. Its layers named "feature0" to
-        "feature5" are the feature maps.
+        of the background, the logits of the classes.
     """
     if image_size < SMALLEST_IMAGE:
         raise ValueError(
@@ -85,10 +83,7 @@ def ssd_network(
     ):
         features.append(x := convolve(convolve(x, inner, 1), channels, **how))
 
-    features = [
-        _rescaled(x) if index == 0 else layers.Identity(name=f"{FEATURES}{index}")(x)
-        for index, x in enumerate(features)
-    ]
+    features[0] = _rescaled(features[0])
     outputs = []
     for x, count in zip(features, boxes_per_place()):
         heads = [
@@ -114,16 +109,10 @@ def _rescaled(x):
 
     The mean square instead of the sum, so that it does not depend on the width.
     """
-    layer = layers.RMSNormalization(name=f"{FEATURES}0")
+    layer = layers.RMSNormalization(name="conv4_3_norm")
     y = layer(x)
     layer.scale.assign(np.full(x.shape[-1], 20 / math.sqrt(512)))
     return y
-
-
-def map_sizes(model: keras.Model) -> list[tuple[int, int]]:
-    """Height and width of the feature maps of an SSD."""
-    layer_outputs = (model.get_layer(f"{FEATURES}{i}").output for i in range(6))
-    return [tuple(output.shape[1:3]) for output in layer_outputs]
 
 
 def load_backbone(model: keras.Model, source: keras.Model) -> int:
