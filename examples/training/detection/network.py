@@ -1,8 +1,8 @@
 """SSD300 with the backbone VGG16 (Liu et al. 2016, Fig. 2), in layers of Keras.
 
-A saved or exported model needs none of this to load. KerasHub has VGG and RetinaNet, but
-no SSD, and needs packages for text: of its detector, default boxes, matching and loss are
-others, so only the backbone would be left, which is the loop below.
+A saved or exported model needs none of this to load. KerasHub has VGG and RetinaNet,
+but no SSD, and needs packages for text: of its detector, default boxes, matching and
+loss are others, so only the backbone would be left, which is the loop below.
 """
 
 import math
