@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -165,43 +166,49 @@ def test_drawn_boxes_are_where_they_should_be(tmp_path):
     assert (columns.min(), columns.max()) == (200, 399)
 
 
-def test_stopped_and_resumed_is_never_stopped(program, folder, tmp_path, monkeypatch):
-    """In the third epoch of four, to the last bit; with an average of the weights."""
-    monkeypatch.setattr(program, "report", lambda *_: None)
+def detect(*flags):
+    """The command of a process of its own, and its environment."""
+    command = [sys.executable, str(ROOT / "examples" / "detect.py"), *flags]
+    return {"args": command, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_never_killed(folder, tmp_path):
+    """Killed (-9) in the third epoch of four; with an average of the weights.
+
+    In processes of their own, which make operations deterministic.
+    """
+    quiet = {"capture_output": True, "text": True}
     others = ["--iterations", "12", "--ema", "0.9"]
-    program.main(flags_of(folder, tmp_path / "whole", *others))
-    flags = flags_of(folder, tmp_path / "stopped", *others)
-
-    def stop(self, epoch, logs=None):
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(program.Clock, "on_epoch_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            program.main(flags)
-    for others, says in (
+    whole = detect(*flags_of(folder, tmp_path / "whole", *others))
+    subprocess.run(**whole, **quiet, check=True)
+    flags = flags_of(folder, tmp_path / "killed", *others)
+    process = subprocess.Popen(
+        **detect(*flags), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    for line in process.stdout:
+        if "Epoch 3/4" in line:
+            process.kill()
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    for more, says in (
         ([], "--resume goes on"),
         (["--resume", "--width", "0.03"], "width: then 0.02, now 0.03"),
     ):
-        with pytest.raises(ValueError, match=says):
-            refused(program, [*flags, *others])
-    program.main([*flags, "--resume"])
+        refused = subprocess.run(**detect(*flags, *more), **quiet)
+        assert refused.returncode == 2 and says in refused.stderr
+    resumed = subprocess.run(**detect(*flags, "--resume"), **quiet, check=True)
+    assert "of 4 epochs are done" in resumed.stdout
     states = []
-    for name in ("whole", "stopped"):
+    for name in ("whole", "killed"):
         model = keras.saving.load_model(tmp_path / name / "last.keras")
         variables = [*model.weights, *model.optimizer.variables]
         states.append([keras.ops.convert_to_numpy(v) for v in variables])
     for ours, theirs in zip(*states):
         np.testing.assert_array_equal(ours, theirs)
-    histories = [tmp_path / name / "history.csv" for name in ("whole", "stopped")]
+    histories = [tmp_path / name / "history.csv" for name in ("whole", "killed")]
     assert histories[0].read_text() == histories[1].read_text()
-
-
-def refused(program, flags):
-    """What keeps a run, of which these flags are refused."""
-    args = program.parser().parse_args(flags)
-    program.prepare(args, program.settle(args))
 
 
 @pytest.mark.slow
@@ -209,13 +216,8 @@ def test_mirrored_devices_and_half_precision(folder, tmp_path):
     """In a process of its own, which divides its CPU."""
     flags = ["--strategy", "mirrored", "--devices", "2", "--no-normalize"]
     flags += ["--precision", "mixed_bfloat16"]
-    command = [sys.executable, str(ROOT / "examples" / "detect.py")]
-    done = subprocess.run(
-        [*command, *flags_of(folder, tmp_path / "run", *flags)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    command = detect(*flags_of(folder, tmp_path / "run", *flags))
+    done = subprocess.run(**command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Best validation AP50" in done.stdout
     history = np.genfromtxt(tmp_path / "run/history.csv", delimiter=",", names=True)
