@@ -18,7 +18,11 @@ pytestmark = pytest.mark.backend_independent
 
 ROOT = Path(__file__).parents[2]
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-ENVIRONMENT = {**os.environ, **dict.fromkeys(THREADS, "1"), "PYTHONPATH": str(ROOT)}
+# Dask gives up a lost worker that is not back in 15 s, as on a busy machine
+PATIENCE = {"DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "300s"}
+ENVIRONMENT = {
+    **os.environ, **dict.fromkeys(THREADS, "1"), **PATIENCE, "PYTHONPATH": str(ROOT)
+}  # fmt: skip
 
 
 def start(folder, how):
