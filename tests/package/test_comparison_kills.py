@@ -141,6 +141,7 @@ def test_a_dask_worker_is_killed(undisturbed, tmp_path):
     for count in (5, 20):
         wait_for_runs(process, tmp_path, count)
         time.sleep(random.uniform(0, 0.5))
+        assert process.poll() is None, process.stderr.read()[-3000:]
         os.kill(random.choice(workers(process)), signal.SIGKILL)
     assert verdicts(finish(process)) == undisturbed[1]
     assert rows(tmp_path) == rows(undisturbed[0])
