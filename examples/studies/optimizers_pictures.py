@@ -5,7 +5,7 @@ import math
 import textwrap
 from pathlib import Path
 
-from optimizers_report import Results
+from optimizers_report import Study
 from optimizers_tasks import TITLES
 
 FAMILIES = {
@@ -19,7 +19,7 @@ FAMILIES = {
 }
 
 
-def plot_sensitivity(results: Results, path: Path) -> None:
+def plot_sensitivity(study: Study, path: Path) -> None:
     """Validation loss over learning rates: a row a workload, a column a method."""
     from matplotlib.figure import Figure
 
@@ -53,7 +53,7 @@ def plot_sensitivity(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def plot_differences(results: Results, path: Path) -> None:
+def plot_differences(study: Study, path: Path) -> None:
     """Paired differences with intervals, in per cent of the other's loss.
 
     Narrow, with large letters: it is read on phones, too.
