@@ -34,6 +34,7 @@ from keras_gradopt.comparison import files
 
 TUNING_SEEDS = (1, 2, 3)
 REPORT_SEEDS = tuple(range(11, 23))
+METRICS = ("validation_accuracy", "test_accuracy")
 ROOT = Path(__file__).parents[2]
 CODE = ("keras_gradopt", "examples")  # what a row's commit stands for
 

@@ -5,12 +5,18 @@ import math
 from typing import Any
 
 import numpy as np
-from optimizers_entries import CONTROL, ENTRIES, EXPLORATORY, left_out
+from optimizers_entries import CONTROL, EXPLORATORY, LAST_TURN, left_out
 from optimizers_tasks import TITLES
 
-from keras_gradopt.comparison import Results, Verdict, statistics, tables
+from keras_gradopt.comparison import (
+    Results,
+    Verdict,
+    scheduling,
+    statistics,
+    tables,
+)
 
-NEVER_RUN = set(left_out(max(entry.turn for entry in ENTRIES.values())))
+NEVER_RUN = set(left_out(LAST_TURN))
 TARGET = 1.05  # times the validation loss that tuned Adam ends at
 
 
@@ -86,20 +92,21 @@ class Study:
             task, family, *pair, verdict="", share=share, margin=margin, **about
         )
 
-    def missing(self) -> list[tuple[str, str, str]]:
-        """Comparisons whose runs are not all there: task, optimizer, other."""
+    def missing(self) -> dict[str, list[str]]:
+        """The tasks on which runs of a comparison are still to be made."""
         there = {(v.task, v.optimizer, v.other) for v in self.verdicts}
-        wanted = [row for family in self.plan.families for row in self.wanted(family)]
-        return [row for row in wanted if row not in there]
+        found: dict[str, list[str]] = {}
+        for family in self.plan.families:
+            for task, ours, other in self.wanted(family):
+                if (task, ours, other) not in there:
+                    found.setdefault(f"{ours} - {other}", []).append(TITLES[task])
+        return found
 
 
 def overview(study: Study) -> str:
     """The primary families, in per cent of the other's loss."""
-    parts = []
-    for family in study.plan.families:
-        if family != EXPLORATORY:
-            parts.append(family_table(study, family))
-    return "\n\n".join(parts)
+    families = [f for f in study.plan.families if f != EXPLORATORY]
+    return "\n\n".join(family_table(study, family) for family in families)
 
 
 def family_table(study: Study, family: str) -> str:
@@ -119,14 +126,163 @@ def cell(verdict: Verdict | None, run: tuple[str, str]) -> str:
     """A comparison in a few signs."""
     if verdict is None:
         return "" if run in NEVER_RUN else "not run"
-    if verdict.diverged:
-        text = f"{verdict.diverged} of {verdict.count} diverged"
-    else:
-        text = f"{100 * verdict.share:+.1f}"
+    text = percent(verdict, verdict.mean)
     words = verdict.verdict
     return f"**{text} {words}**" if words not in ("", "undecided") else text
 
 
+def percent(verdict: Verdict, value: float) -> str:
+    """A difference in per cent of the other's mean."""
+    if verdict.diverged:
+        return f"{verdict.diverged} of {verdict.count} diverged"
+    return f"{100 * value * verdict.share / verdict.mean:+.1f}" if value else "0.0"
+
+
+def details(study: Study, family: str) -> str:
+    """A line a comparison of a task: interval, p, what could have been seen."""
+    header = ["task", "comparison", "difference, %", "95 % interval", "p"]
+    if family != EXPLORATORY:
+        header += ["p of equivalence", "detectable, %", "verdict"]
+    rows = []
+    for row in (v for v in study.verdicts if v.family == family):
+        cells = [TITLES[row.task], f"{row.optimizer} - {row.other}"]
+        if row.diverged:
+            cells += [percent(row, row.mean), ""]
+        else:
+            low, high = percent(row, row.low), percent(row, row.high)
+            cells += [percent(row, row.mean), f"{low} to {high}"]
+        cells.append(f"{row.p:.4f}")
+        if family != EXPLORATORY:
+            seen = "" if row.diverged else percent(row, row.detectable).strip("+-")
+            cells += [f"{row.p_equivalent:.4f}", seen, f"**{row.verdict}**"]
+        rows.append(cells)
+    return tables.table(header, rows)
+
+
+def target(study: Study, task: str) -> float:
+    """The validation loss that tuned Adam ends at in the search, plus 5 %."""
+    ((_, losses),) = study.results.sensitivity(task, "Adam").values()
+    return TARGET * min(losses)
+
+
+def epochs_to_target(study: Study, task: str, name: str) -> np.ndarray:
+    """Epochs until the target, for each run; infinite if it was missed."""
+    limit, found = target(study, task), []
+    for losses in curves(study, task, name):
+        reached = np.flatnonzero(losses <= limit)
+        found.append(reached[0] + 1 if len(reached) else math.inf)
+    return np.array(found)
+
+
+def rising(study: Study, task: str, name: str) -> float:
+    """The share of epochs that raise the validation loss."""
+    return float(np.mean([np.diff(c) > 0 for c in curves(study, task, name)]))
+
+
+def curves(study: Study, task: str, name: str) -> list[np.ndarray]:
+    """The validation losses of each run, by epoch."""
+    runs = study.results.runs(task, name)
+    return [np.array(run["validation_losses"].split(), float) for run in runs]
+
+
+def outcomes(study: Study, task: str) -> str:
+    """A line an optimizer: its rate, and what came out."""
+    results, digits = study.results, tables.digits
+    classifies = bool(results.declaration.made["tasks"][task]["metrics"])
+    header = ["optimizer", "rate", "test loss, mean ± std", "train loss"]
+    header += ["accuracy, %"] * classifies
+    rows = []
+    for name in results.optimizers(task):
+        loss, train = (
+            results.values(task, name, f"{part}_loss") for part in ("test", "train")
+        )
+        run = results.runs(task, name)[0]
+        rate = f"{float(run['learning_rate']):g}"
+        if run["arguments"]:
+            rate += f", {scheduling.arguments_text(run['arguments'])}"
+        spread = digits(loss.std(ddof=1)) if len(loss) > 1 else ""
+        cells = [name, rate, f"{digits(loss.mean())} ± {spread}", digits(train.mean())]
+        if classifies:
+            accuracy = 100 * results.values(task, name, "test_accuracy")
+            cells.append(f"{accuracy.mean():.2f}")
+        epochs = epochs_to_target(study, task, name)
+        reached = int(np.isfinite(epochs).sum())
+        flags = [
+            flag
+            for stage in ("report", "tuning")
+            for flag in results.values(task, name, "diverged", stage)
+        ]
+        cells += [
+            f"{np.median(epochs):g} ({reached} of {len(epochs)})",
+            f"{rising(study, task, name):.0%}",
+            f"{int(sum(flags))} of {len(flags)}",
+        ]
+        rows.append(cells)
+    return tables.table([*header, "epochs to target", "rising", "diverged"], rows)
+
+
+def made_at(sessions: list[dict[str, Any]], rows: int) -> str:
+    """Which commit made which rows."""
+    parts = []
+    for session, after in zip(sessions, [*sessions[1:], {"first_row": rows + 1}]):
+        first, last = session["first_row"], after["first_row"] - 1
+        if first <= last:
+            parts.append(f"{first:,} to {last:,} at commit {session['commit'][:10]}")
+    return "; ".join(parts)
+
+
 def report(study: Study, sessions: list[dict[str, Any]]) -> str:
-    """All tables, as a page."""
-    return overview(study)
+    """All tables, as a page.
+
+    Args:
+        study: With all rows.
+        sessions: First row and commit of each session.
+    """
+    count, plan = len(study.results.rows), study.plan
+    made = study.results.declaration.made
+    page = [
+        "# The comparison in numbers",
+        f"Written by `examples/studies/optimizers.py --collect` from the {count:,} "
+        "rows of `runs.csv`, as the [plan](plan.md) declares; what follows from the "
+        "numbers is in the [study](../../study.md). Rows of the file: "
+        f"{made_at(sessions, count)} ({made['backend']}, {made['device']}).",
+        "Test losses, paired differences in per cent of the other's. Primary families "
+        "first: **better**, **worse** and **equivalent** (within 2 %) after Holm's "
+        "correction over the tasks of the family; no word: undecided. No cell: the "
+        "network has no convolution kernels.",
+    ]
+    missing = study.missing()
+    if missing:
+        lines = [f"- {names}: {'; '.join(tasks)}" for names, tasks in missing.items()]
+        page.append("\n".join(["**Still to be run**:", "", *lines]))
+    page.append("![Differences with intervals](differences.png)")
+    for family in plan.families:
+        if family == EXPLORATORY:
+            page += [
+                "## Exploratory",
+                "No verdicts: p is not corrected, and of "
+                f"{len(study.wanted(family))} comparisons one in twenty is below 0.05 "
+                "by chance.",
+            ]
+        else:
+            page += [
+                f"## {family.capitalize() if family == CONTROL else family}",
+                f"Holm's correction for {len(study.wanted(family))} comparisons. "
+                "*Detectable* is found four times of five at Holm's first step, with "
+                "differences as scattered as these.",
+            ]
+        page += [family_table(study, family), details(study, family)]
+    page += [
+        "## Learning rates",
+        "![Validation loss over learning rates](sensitivity.png)",
+    ]
+    for task in study.tasks:
+        page += [
+            f"## {TITLES[task]}",
+            f"{tables.about(study.results, task)} "
+            f"Target: a validation loss of {tables.digits(target(study, task))}, what "
+            "Adam ends at in the search and 5 % more. `rising`: the share of epochs "
+            "that raise the validation loss.",
+            outcomes(study, task),
+        ]
+    return "\n\n".join(page) + "\n"
