@@ -1,6 +1,6 @@
 """Who is compared in the study on optimizers, and which comparisons are primary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import keras
@@ -134,11 +134,16 @@ COMPARISONS = {
 }
 
 
-def left_out(turn: int) -> list[tuple[str, str]]:
-    """Pairs (task, entry) that are not run up to a turn, or never."""
+def left_out(
+    turn: int, tasks: Iterable[str] = TASKS, names: Iterable[str] = ENTRIES
+) -> list[tuple[str, str]]:
+    """Pairs (task, entry) that are not run: later, not asked for, or never."""
     return [
         (task, name)
         for name, found in ENTRIES.items()
         for task in TASKS
-        if found.turn > turn or (found.needs_kernels and not has_kernels(task))
+        if found.turn > turn
+        or task not in tasks
+        or name not in names
+        or (found.needs_kernels and not has_kernels(task))
     ]

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 from optimizers_entries import CONTROL, EXPLORATORY, LAST_TURN, left_out
@@ -221,22 +220,12 @@ def outcomes(study: Study, task: str) -> str:
     return tables.table([*header, "epochs to target", "rising", "diverged"], rows)
 
 
-def made_at(sessions: list[dict[str, Any]], rows: int) -> str:
-    """Which commit made which rows."""
-    parts = []
-    for session, after in zip(sessions, [*sessions[1:], {"first_row": rows + 1}]):
-        first, last = session["first_row"], after["first_row"] - 1
-        if first <= last:
-            parts.append(f"{first:,} to {last:,} at commit {session['commit'][:10]}")
-    return "; ".join(parts)
-
-
-def report(study: Study, sessions: list[dict[str, Any]]) -> str:
+def report(study: Study, made_at: str) -> str:
     """All tables, as a page.
 
     Args:
         study: With all rows.
-        sessions: First row and commit of each session.
+        made_at: Which commit made which rows.
     """
     count, plan = len(study.results.rows), study.plan
     made = study.results.declaration.made
@@ -245,7 +234,7 @@ def report(study: Study, sessions: list[dict[str, Any]]) -> str:
         f"Written by `examples/studies/optimizers.py --collect` from the {count:,} "
         "rows of `runs.csv`, as the [plan](plan.md) declares; what follows from the "
         "numbers is in the [study](../../study.md). Rows of the file: "
-        f"{made_at(sessions, count)} ({made['backend']}, {made['device']}).",
+        f"{made_at} ({made['backend']}, {made['device']}).",
         "Test losses, paired differences in per cent of the other's. Primary families "
         "first: **better**, **worse** and **equivalent** (within 2 %) after Holm's "
         "correction over the tasks of the family; no word: undecided. No cell: the "

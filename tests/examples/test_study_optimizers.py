@@ -19,13 +19,14 @@ import keras_gradopt
 from keras_gradopt import comparison
 from keras_gradopt.comparison import files, plans, statistics
 
+commits = sys.modules["commits"]
 entries = sys.modules["optimizers_entries"]
 report = sys.modules["optimizers_report"]
 pictures = sys.modules["optimizers_pictures"]
 tasks = sys.modules["optimizers_tasks"]
 
 pytestmark = pytest.mark.backend_independent
-DOCS = study.ROOT / "docs"
+DOCS = commits.ROOT / "docs"
 FOLDER = DOCS / "studies/optimizers"
 SEEDS = study.REPORT_SEEDS
 
@@ -49,11 +50,11 @@ def results_of(folder, losses, **changes):
     made = {
         "backend": "jax", "device": "cpu", "keras": {},
         "tasks": dict.fromkeys(tasks.TASKS, facts),
-        "optimizers": dict.fromkeys(entries.ENTRIES, {}),
+        "optimizers": {key: {} for key in entries.ENTRIES},
     }  # fmt: skip
     declaration.declare(plan_of_the_study(**changes), made, {}, 0)
     rows = files.Rows(folder / files.RUNS)
-    rows.widen(study.METRICS)
+    rows.widen(("validation_accuracy", "test_accuracy"))
     for (task, name), values in losses.items():
         for stage, seeds in (("report", SEEDS), ("tuning", study.TUNING_SEEDS)):
             for seed, loss in zip(seeds, values):
@@ -97,6 +98,7 @@ def test_families_and_turns():
     turns = [set(entries.left_out(turn)) for turn in (1, 2, 3, 4)]
     assert turns[0] > turns[1] > turns[2] > turns[3] == report.NEVER_RUN
     assert ("autoencoder", "WGDAdam") in turns[3]
+    assert ("words", "Adam") in entries.left_out(4, ["quadratic"])
     for name, other, factor in (
         ("Adam at 0.88 of AngularGrad", "AngularGrad", 0.88),
         ("Adam at 1.25 of AdamNorm", "AdamNorm", 1.25),
@@ -157,7 +159,7 @@ def test_missing_runs_count_and_are_told(tmp_path):
     assert missing["WGDAdam - Adam"] == [
         "CNN on digits", "language of words", "CNN on Fashion-MNIST",
     ]  # fmt: skip
-    page = report.report(found, [{"first_row": 1, "commit": "abc"}])
+    page = report.report(found, "all at abc")
     assert "**Still to be run**" in page
     assert "- AdamNorm - Adam: CNN on digits; noisy quadratic; " in page
 
@@ -178,11 +180,8 @@ def test_exploratory_comparisons_have_no_verdict(tmp_path):
 
 def test_page_and_pictures(tmp_path):
     found = results_of(tmp_path, known_outcome())
-    sessions = [{"first_row": 1, "commit": "a" * 40}, {"first_row": 11, "commit": "b"}]
-    page = report.report(found, sessions)
-    count = 6 * 6 * 15
-    assert f"{count} rows" in page
-    assert f"1 to 10 at commit {'a' * 10}; 11 to {count} at commit b" in page
+    page = report.report(found, "all at abc")
+    assert f"{6 * 6 * 15} rows" in page and "all at abc" in page
     assert page.count("**-10.0 better**") == 6 * 2  # with Adam and with its control
     mean = 2 + np.random.default_rng(0).normal(size=12).mean() / 10
     assert f"| Adam | 0.01 | {mean:.4g} ± " in page
@@ -285,7 +284,7 @@ def test_a_small_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "TASKS", small)
     monkeypatch.setattr(study, "ENTRIES", {n: entries.ENTRIES[n] for n in names})
     monkeypatch.setattr(study, "COMPARISONS", {entries.CONTROL: [names[::-1]]})
-    monkeypatch.setattr(study, "left_out", lambda turn: [])
+    monkeypatch.setattr(study, "left_out", lambda *_: [])
     flags = ["--folder", str(tmp_path), "--turn", "1", "--workers", "0", "--quiet"]
     study.main([*flags, "--allow-dirty"])
     rows = (tmp_path / files.RUNS).read_text().splitlines()
@@ -306,7 +305,7 @@ def test_a_small_run(tmp_path, monkeypatch, capsys):
 
 def test_rows_are_made_at_a_commit(tmp_path, monkeypatch, capsys):
     """Not with changes that are in none."""
-    monkeypatch.setattr(study, "ROOT", tmp_path)  # no checkout
+    monkeypatch.setattr(commits, "ROOT", tmp_path)  # no checkout
     with pytest.raises(SystemExit) as stop:
         study.main(["--folder", str(tmp_path / "results")])
     assert stop.value.code == 2
@@ -330,8 +329,9 @@ def published():
 
 def test_the_tables_follow_from_the_committed_rows(published):
     """The page is what `--collect` writes."""
-    sessions = files.read_json(FOLDER / "sessions.json", list)
-    assert (FOLDER / "README.md").read_text() == report.report(published, sessions)
+    made_at = commits.made_at(FOLDER, len(published.results.rows))
+    assert "dirty" not in made_at and "unknown" not in made_at
+    assert (FOLDER / "README.md").read_text() == report.report(published, made_at)
 
 
 def test_the_study_says_what_the_tables_say(published):
