@@ -33,6 +33,8 @@ def plot_sensitivity(study: Study, path: Path) -> None:
             for i, name in enumerate(names.split("; ")):
                 found = study.results.sensitivity(task, name)
                 rates, losses = found.get("", ([], []))
+                if not any(study.results.sensitivity(t, name) for t in study.tasks):
+                    continue  # still to be run
                 best = min(best, *losses, math.inf)
                 style = "--" if name in ("RAdam", "AdaBelief", "SGD", "Nadam") else "-"
                 axis.plot(

@@ -121,6 +121,20 @@ def family_table(study: Study, family: str) -> str:
     return tables.table(header, lines)
 
 
+def in_short(study: Study, family: str) -> str:
+    """A sentence a comparison: on which tasks it has which verdict."""
+    found = {(v.task, v.optimizer, v.other): v.verdict for v in study.verdicts}
+    lines = []
+    for ours, other in study.plan.families[family]:
+        words: dict[str, list[str]] = {}
+        for row in study.wanted(family):
+            if row[1:] == (ours, other):
+                words.setdefault(found.get(row, "not run"), []).append(TITLES[row[0]])
+        parts = [f"{word} on {', '.join(tasks)}" for word, tasks in words.items()]
+        lines.append(f"- **{ours} - {other}**: {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
 def cell(verdict: Verdict | None, run: tuple[str, str]) -> str:
     """A comparison in a few signs."""
     if verdict is None:
@@ -260,6 +274,7 @@ def report(study: Study, made_at: str) -> str:
                 "*Detectable* is found four times of five at Holm's first step, with "
                 "differences as scattered as these.",
             ]
+            page.append(in_short(study, family))
         page += [family_table(study, family), details(study, family)]
     page += [
         "## Learning rates",
