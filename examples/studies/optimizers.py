@@ -38,7 +38,7 @@ REPORT_SEEDS = tuple(range(11, 23))
 def run(args) -> None:
     """Makes the runs that are missing."""
     commits.note_session(args.folder, args.allow_dirty)
-    for turn in range(1, args.turn + 1):
+    for turn in [args.turn] if args.turn else range(1, LAST_TURN + 1):
         comparison.compare(
             list(TASKS.values()),
             {name: entry.arm for name, entry in ENTRIES.items()},
@@ -68,7 +68,7 @@ def parse(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     make.add_argument("--turn", type=int, choices=range(1, LAST_TURN + 1),
-                      default=LAST_TURN, help="the last that is run")  # fmt: skip
+                      help="entries up to this turn only, task by task")  # fmt: skip
     make.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS),
                       metavar="TASK", help="run no others")  # fmt: skip
     make.add_argument("--optimizers", nargs="+", choices=ENTRIES, metavar="NAME",

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import statistics
 import sys
 from pathlib import Path
 
@@ -44,6 +45,32 @@ def test_the_page_has_what_the_rows_say(script, name, monkeypatch, capsys):
     assert len(lines) > 2
     assert [line for line in lines if line not in page] == []
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("claim", "ours", "base"),
+    [
+        ("It needs fewer resources", "AngularGrad", "AdamCore"),
+        ("An epoch takes 3 % more time", "GAFSGD", "keras SGD, momentum"),
+        ("No added time", "WGDAdam", "AdamCore"),
+        ("No added time", "WGDSGD", "keras SGD, momentum"),
+    ],
+)
+def test_claims_have_the_ratios_of_the_same_medians(claim, ours, base):
+    with open(ROOT / "docs/performance/step_time.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    page = (ROOT / "docs/claims.md").read_text().splitlines()
+    (line,) = [line for line in page if line.startswith(f"| {claim} ")]
+    for how in ("graph", "XLA"):
+        mine, theirs = (
+            statistics.median(
+                float(row["ms"])
+                for row in rows
+                if (row["optimizer"], row["how"]) == (name, how)
+            )
+            for name in (ours, base)
+        )
+        assert f" {mine / theirs:.2f}" in line
 
 
 def test_rounds_are_added_to_those_that_there_are(monkeypatch, tmp_path, capsys):
