@@ -344,3 +344,16 @@ def test_the_study_says_what_the_tables_say(published):
     assert len(lines) > 8
     for line in lines:
         assert line == known[line.split("|")[1]]
+
+
+PAGES = {
+    "AngularGrad": "angulargrad", "AdaNorm": "adanorm", "GAF": "gaf", "AdaL": "adal",
+    "WGD": "wgd",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PAGES)
+def test_pages_of_methods_and_study_have_the_verdicts_of_the_rows(family, published):
+    text = report.in_short(published, family)
+    assert text in (DOCS / f"methods/{PAGES[family]}.md").read_text()
+    assert text in (DOCS / "study.md").read_text()
