@@ -142,12 +142,10 @@ def test_against_adam(monkeypatch, tmp_path):
     assert len(seen) == before  # nothing is made again
 
 
-def test_published_tables_follow_from_their_rows(tmp_path):
+def test_published_tables_follow_from_their_rows():
     """The committed CSV is what the command makes of the committed runs."""
-    if not claims.commits.ROOT.joinpath(".git").exists():
-        pytest.skip("not a checkout")
-    for name in ("learning_rates", "batch_sizes"):
-        published = claims.commits.ROOT / "docs/studies/claims"
+    published = claims.commits.ROOT / "docs/studies/claims"
+    for name in (path.parent.name for path in published.glob("*/runs.csv")):
         results = comparison.Results.load(published / name)
         rows = claims.summary(results)
         with open(published / f"{name}.csv") as file:
