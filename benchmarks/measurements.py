@@ -1,9 +1,11 @@
 """What the benchmarks share: real networks, interleaving, tables, files."""
 
+import argparse
 import csv
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -91,11 +93,58 @@ def environment(*packages: str) -> str:
     return ", ".join([*parts, f"{os.cpu_count()} CPUs ({cpu})"])
 
 
+def commit() -> str:
+    """The commit that the code is at, marked if it has changes that are in none."""
+    here = Path(__file__).parents[1]
+
+    def git(*arguments):
+        run = ["git", "-C", str(here), *arguments]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--", "keras_gradopt", "benchmarks")
+        return git("rev-parse", "--short=10", "HEAD").strip() + "-dirty" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def write_csv(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of the same fields, if there is a path."""
+    """Writes rows of the same fields, if there is a path; each names its commit."""
     if path:
+        here = commit()
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            fields = list(dict.fromkeys([*rows[0], "commit"]))
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({"commit": here, **row} for row in rows)
+
+
+def add_rounds(make: argparse.ArgumentParser, rounds: int) -> None:
+    """Adds the arguments of a benchmark in rounds."""
+    make.add_argument(
+        "--rounds", type=int, default=rounds, help="0: only print what --csv has"
+    )
+    make.add_argument("--csv", type=Path)
+    make.add_argument(
+        "--append", action="store_true", help="keep the rounds that are in --csv"
+    )
+
+
+def known_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that are kept, with numbers for what are numbers."""
+    if not args.csv or not args.csv.exists() or not (args.append or not args.rounds):
+        return []
+    with open(args.csv, newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row.setdefault("commit", "")
+        for name, value in row.items():
+            if name != "commit" and value.replace(".", "", 1).isdecimal():
+                row[name] = float(value) if "." in value else int(value)
+    return rows
+
+
+def next_round(rows: Sequence[Mapping[str, Any]]) -> int:
+    """The number of the first round after these rows."""
+    return 1 + max((row["round"] for row in rows), default=-1)

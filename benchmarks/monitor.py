@@ -3,6 +3,8 @@ Title: What GradientMonitor costs
 Description: A training step with and without it, sampling every tenth step.
 
     python benchmarks/monitor.py --csv docs/performance/monitor.csv
+    python benchmarks/monitor.py --csv docs/performance/monitor.csv --append --rounds 7
+    python benchmarks/monitor.py --csv docs/performance/monitor.csv --rounds 0  # table
 
 `fit` of ResNet-20 on CIFAR shapes, with and without the monitor in turns; the mean of
 the steps after the first ten, so five sampled steps of fifty are in it. Beside it, in
@@ -21,7 +23,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import keras
 import numpy as np
-from measurements import environment, milliseconds, write_csv
+from measurements import (
+    add_rounds,
+    environment,
+    known_rows,
+    milliseconds,
+    next_round,
+    write_csv,
+)
 from scipy.stats import bootstrap
 from training.models import create_model
 
@@ -46,10 +55,29 @@ def main():
     make.add_argument("--optimizer", default="AngularGrad")
     make.add_argument("--batch-size", type=int, default=128)
     make.add_argument("--steps", type=int, default=50)
-    make.add_argument("--rounds", type=int, default=5)
     make.add_argument("--every", type=int, default=10)
-    make.add_argument("--csv", type=Path)
+    add_rounds(make, 5)
     args = make.parse_args()
+    rows = known_rows(args)
+    if args.rounds:
+        rows += measured(args, next_round(rows))
+        write_csv(args.csv, rows)
+        print(f"{args.model}, {args.optimizer}; {environment('tensorflow')}")
+    without, with_it = (
+        np.array([row["step_ms"] for row in rows if row["monitored"] == m])
+        for m in (0, 1)
+    )
+    ratios = with_it / without
+    low, high = bootstrap((ratios,), np.median, rng=0).confidence_interval
+    print(f"\n| | ms of a step (range of {len(ratios)}) | ratio |")
+    print("|---|---|---|")
+    print(f"| without | {milliseconds(without / 1e3)} | 1 |")
+    ratio = f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f})"
+    print(f"| every {args.every} steps | {milliseconds(with_it / 1e3)} | {ratio} |")
+
+
+def measured(args: argparse.Namespace, first: int) -> list[dict[str, float]]:
+    """New rounds, numbered from `first`."""
     count = (WARM + args.steps) * args.batch_size
     random = np.random.default_rng(0)
     images = random.random((count, 32, 32, 3), "float32") * 255
@@ -59,7 +87,7 @@ def main():
         getattr(keras_gradopt, args.optimizer)(), "sparse_categorical_crossentropy"
     )
     rows = []
-    for number in range(args.rounds):
+    for number in range(first, first + args.rounds):
         for monitored in (False, True):
             clock = Clock()
             monitor = keras_gradopt.callbacks.GradientMonitor(args.every)
@@ -70,19 +98,7 @@ def main():
             row["first_steps_s"] = round(float(steps[:WARM].sum()), 3)
             rows.append(row | {"step_ms": round(1e3 * float(steps[WARM:].mean()), 3)})
             print(rows[-1], flush=True)
-    write_csv(args.csv, rows)
-    without, with_it = (
-        np.array([row["step_ms"] for row in rows if row["monitored"] == m])
-        for m in (0, 1)
-    )
-    ratios = with_it / without
-    low, high = bootstrap((ratios,), np.median, rng=0).confidence_interval
-    print(f"{args.model}, {args.optimizer}; {environment('tensorflow')}\n")
-    print(f"| | ms of a step (range of {args.rounds}) | ratio |")
-    print("|---|---|---|")
-    print(f"| without | {milliseconds(without / 1e3)} | 1 |")
-    ratio = f"{statistics.median(ratios):.3f} ({low:.3f}-{high:.3f})"
-    print(f"| every {args.every} steps | {milliseconds(with_it / 1e3)} | {ratio} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -16,17 +16,19 @@ import argparse
 import os
 import statistics
 import sys
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait take no CPU
 
 from measurements import (
+    add_rounds,
     environment,
     gradients_like,
     interleaved,
+    known_rows,
     milliseconds,
     network,
+    next_round,
     optimizers,
     write_csv,
 )
@@ -109,10 +111,27 @@ def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     make.add_argument("--optimizers", nargs="+", help="rows on TensorFlow (all)")
     make.add_argument("--network", default="ResNet50", help="of keras.applications")
-    make.add_argument("--rounds", type=int, default=20)
-    make.add_argument("--csv", type=Path)
+    add_rounds(make, 20)
     args = make.parse_args()
+    rows = known_rows(args)
+    if args.rounds:
+        rows += measured(args, next_round(rows))
+        write_csv(args.csv, rows)
+    seconds = {(row["optimizer"], row["how"]): [] for row in rows}
+    for row in rows:
+        seconds[row["optimizer"], row["how"]].append(row["ms"] / 1e3)
+    count = max(map(len, seconds.values()))
+    print(f"\n| optimizer | how | ms (range of {count}) | to keras Adam |")
+    print("|---|---|---|---|")
+    for (name, how), taken in seconds.items():
+        adam = seconds.get(("keras Adam", how))
+        ratio = statistics.median(taken) / statistics.median(adam) if adam else None
+        shown = f"{ratio:.2f}" if ratio else ""
+        print(f"| {name} | {how} | {milliseconds(taken)} | {shown} |")
 
+
+def measured(args: argparse.Namespace, first: int) -> list[dict]:
+    """New rounds, numbered from `first`."""
     variables = network(args.network).trainable_variables
     values = [variable.numpy() for variable in variables]
     gradients = gradients_like(variables)
@@ -122,26 +141,22 @@ def main():
             calls |= others(values, gradients)
         except ImportError as error:
             print(f"left out: {error.name} is not installed")
-    seconds = interleaved(calls, args.rounds)
-
     rows = []
-    for name, taken in seconds.items():
+    for name, taken in interleaved(calls, args.rounds).items():
         optimizer, _, how = name.partition(" | ")
         rows += [
-            {"optimizer": optimizer, "how": how, "round": i, "ms": round(1000 * s, 3)}
+            {
+                "optimizer": optimizer,
+                "how": how,
+                "round": first + i,
+                "ms": round(1000 * s, 3),
+            }
             for i, s in enumerate(taken)
         ]
-    write_csv(args.csv, rows)
     count = sum(value.size for value in values)
     print(f"{args.network}: {len(values)} variables, {count:,} parameters")
     print(environment("tensorflow", "jax", "optax", "torch", "pytorch_optimizer"))
-    print(f"\n| optimizer | how | ms (range of {args.rounds}) | to keras Adam |")
-    print("|---|---|---|---|")
-    for name, taken in seconds.items():
-        how = name.partition(" | ")[2]
-        adam = seconds.get(f"keras Adam | {how}")
-        ratio = statistics.median(taken) / statistics.median(adam) if adam else None
-        print(f"| {name} | {milliseconds(taken)} | {f'{ratio:.2f}' if ratio else ''} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ Title: Tracing and compiling an update
 Description: Seconds and graph operations, for the variables of two networks.
 
     python benchmarks/tracing.py --csv docs/performance/tracing.csv
+    python benchmarks/tracing.py --csv docs/performance/tracing.csv --rounds 0  # tables
 
 On TensorFlow: seconds to trace `apply` into a graph, the first call of that graph
 (which compiles what is compiled within), and the same where XLA compiles the whole.
@@ -18,12 +19,20 @@ import os
 import statistics
 import sys
 import time
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
-from measurements import environment, gradients_like, network, optimizers, write_csv
+from measurements import (
+    add_rounds,
+    environment,
+    gradients_like,
+    known_rows,
+    network,
+    next_round,
+    optimizers,
+    write_csv,
+)
 
 MEASURED = ("trace_s", "first_call_s", "xla_first_call_s")
 
@@ -76,23 +85,24 @@ def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     make.add_argument("--optimizers", nargs="+", help="rows (default: all)")
     make.add_argument("--networks", nargs="+", default=["ResNet50", "DenseNet121"])
-    make.add_argument("--rounds", type=int, default=3)
-    make.add_argument("--csv", type=Path)
+    add_rounds(make, 3)
     args = make.parse_args()
-    rows = []
+    rows = known_rows(args)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         1, context, max_tasks_per_child=1
     ) as processes:
         for name in args.networks:
+            first = next_round([row for row in rows if row["network"] == name])
             for number in range(args.rounds):
                 title = f"round {number + 1} of {args.rounds}"
                 task = processes.submit(one_round, title, name, args.optimizers)
-                rows += [row | {"round": number} for row in task.result()]
+                rows += [row | {"round": first + number} for row in task.result()]
                 write_csv(args.csv, rows)  # what there is, if this is interrupted
     print(environment("tensorflow"))
-    for name in args.networks:
-        print(f"\n{name}, medians of {args.rounds}\n")
+    for name in dict.fromkeys(row["network"] for row in rows):
+        count = len({row["round"] for row in rows if row["network"] == name})
+        print(f"\n{name}, medians of {count} rounds\n")
         print("| optimizer | operations | trace, s | first call, s | XLA, s |")
         print("|---|---|---|---|---|")
         mine = [row for row in rows if row["network"] == name]

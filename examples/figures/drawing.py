@@ -254,11 +254,15 @@ def arguments(name: str, text: str, given: list[str] | None) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path(f"docs/figures/{name}.png"))
+    parser.add_argument("--output", type=Path, help=f"default: docs/figures/{name}.png")
     parser.add_argument(
-        "--small", action="store_true", help="less of everything, in seconds"
-    )
-    return parser.parse_args(given)
+        "--small", action="store_true", help="less of everything, in seconds; then the "
+        f"default of --output is runs/figures/{name}.png",
+    )  # fmt: skip
+    found = parser.parse_args(given)
+    folder = "runs/figures" if found.small else "docs/figures"  # never a trial's
+    found.output = found.output or Path(folder, f"{name}.png")
+    return found
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

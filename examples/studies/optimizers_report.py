@@ -1,322 +1,292 @@
-"""The page of the study on optimizers: statistics of its rows, and tables.
+"""The page of the study on optimizers: verdicts, and tables."""
 
-It judges by the rules of its first runs: the sign-flip test, Holm's correction in two
-families a task, and a percentile bootstrap interval that excludes 0.
-"""
-
+import functools
 import math
-from typing import Any
 
 import numpy as np
-from optimizers_entries import ENTRIES
-from optimizers_tasks import TASKS, TITLES, classifies, has_kernels
+from optimizers_entries import CONTROL, EXPLORATORY, LAST_TURN, left_out
+from optimizers_tasks import TITLES
 
-from keras_gradopt.comparison import statistics
+from keras_gradopt.comparison import (
+    Results,
+    Verdict,
+    scheduling,
+    statistics,
+    tables,
+)
 
-"""
-## Statistics
-"""
-
-
-def paired(ours: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """Mean difference, bootstrap interval, and p of the sign-flip test.
-
-    Args:
-        ours: One value for each seed.
-        others: The same for another optimizer.
-    """
-    difference = np.asarray(ours) - np.asarray(others)
-    if not np.isfinite(difference).all():
-        return {"mean": math.nan, "low": math.nan, "high": math.nan, "p": 1.0}
-    low, high = statistics.bootstrap_interval(difference)
-    return {
-        "mean": float(difference.mean()), "low": low, "high": high,
-        "p": statistics.flipped(difference),
-    }  # fmt: skip
+NEVER_RUN = set(left_out(LAST_TURN))
+TARGET = 1.05  # times the validation loss that tuned Adam ends at
 
 
-def verdict(found: dict[str, float], p: float, lower_is_better: bool = True) -> str:
-    """In words, by the rule above."""
-    if math.isnan(found["mean"]):
-        return "diverged"
-    if p >= 0.05 or found["low"] <= 0 <= found["high"]:
-        return "no detectable difference"
-    return "better" if (found["mean"] < 0) == lower_is_better else "worse"
+class Study:
+    """The rows of the study, and a verdict for each comparison.
 
-
-class Results:
-    """All rows of a comparison.
+    Other than a comparison's own, families go over all tasks.
 
     Args:
-        rows: As dictionaries of text, from one or more CSV files.
+        results: Of the comparison.
+
+    Attributes:
+        results: The same.
+        tasks: Names of the tasks that something was reported on.
     """
 
-    def __init__(self, rows: list[dict[str, str]]):
-        self.rows = rows
-        self.workloads = [w for w in TASKS if any(r["workload"] == w for r in rows)]
+    def __init__(self, results: Results) -> None:
+        self.results, self.plan = results, results.plan
+        self.tasks = [task for task in results.tasks if results.optimizers(task)]
 
-    def optimizers(self, workload: str) -> list[str]:
-        """Those with a report on this workload."""
-        there = {
-            r["optimizer"]
-            for r in self.rows
-            if (r["workload"], r["stage"]) == (workload, "report")
-        }
-        return [name for name in ENTRIES if name in there]
+    def wanted(self, family: str) -> list[tuple[str, str, str]]:
+        """What is compared: task, optimizer, other."""
+        return [
+            (task, ours, other)
+            for ours, other in self.plan.families[family]
+            for task in self.results.tasks
+            if (task, ours) not in NEVER_RUN
+        ]
 
-    def runs(self, workload, optimizer, stage="report") -> list[dict[str, str]]:
-        """The rows of an optimizer, in the order of seeds."""
-        wanted = (workload, optimizer, stage)
-        keys = ("workload", "optimizer", "stage")
-        found = [r for r in self.rows if tuple(r[key] for key in keys) == wanted]
-        return sorted(found, key=lambda r: int(r["seed"]))
+    @functools.cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Of all families, of what was run; Holm's correction but in exploratory."""
+        found = []
+        for family in self.plan.families:
+            found += self._family(family)
+        return found
 
-    def column(self, workload, optimizer, name, stage="report") -> np.ndarray:
-        """One value for each run, in the order of seeds."""
-        return np.array([float(r[name]) for r in self.runs(workload, optimizer, stage)])
-
-    def rate(self, workload, optimizer) -> float:
-        """The learning rate that was reported on."""
-        return self.column(workload, optimizer, "learning_rate")[0]
-
-    def sensitivity(self, workload, optimizer) -> tuple[list[float], list[float]]:
-        """Learning rates, and the mean validation loss at each."""
-        found: dict[float, list[float]] = {}
-        for r in self.runs(workload, optimizer, "tuning"):
-            rate = float(r["learning_rate"])
-            found.setdefault(rate, []).append(float(r["validation_loss"]))
-        rates = sorted(found)
-        return rates, [float(np.mean(found[rate])) for rate in rates]
-
-    def target(self, workload) -> float:
-        """The validation loss that tuned Adam ends at in the search, plus 5 %."""
-        _, losses = self.sensitivity(workload, "Adam")
-        return 1.05 * min(losses) if losses else math.nan
-
-    def epochs_to_target(self, workload, optimizer) -> np.ndarray:
-        """Epochs until the target, for each run; infinite if it was missed."""
-        target, found = self.target(workload), []
-        for r in self.runs(workload, optimizer):
-            losses = np.array(r["validation_losses"].split(), float)
-            reached = np.flatnonzero(losses <= target)
-            found.append(reached[0] + 1 if len(reached) else math.inf)
-        return np.array(found)
-
-    def rising(self, workload, optimizer) -> np.ndarray:
-        """The share of epochs that raise the validation loss, for each run."""
-        rises = []
-        for r in self.runs(workload, optimizer):
-            losses = np.array(r["validation_losses"].split(), float)
-            rises.append(np.mean(np.diff(losses) > 0))
-        return np.array(rises)
-
-    def spread(self, workload, optimizer, other) -> tuple[float, float]:
-        """Ratio of the standard deviations of test losses, and its p.
-
-        Of the permutation test that swaps the two within pairs, each about its median.
-        """
-        from scipy import stats
-
-        def log_ratio(a, b, axis=-1):
-            return np.log(a.std(ddof=1, axis=axis) / b.std(ddof=1, axis=axis))
-
-        a, b = (self.column(workload, o, "test_loss") for o in (optimizer, other))
-        if not np.isfinite([*a, *b]).all() or np.ptp(a - b) == 0:
-            return math.nan, 1.0
-        a, b = a - np.median(a), b - np.median(b)
-        test = stats.permutation_test(
-            (a, b), log_ratio, permutation_type="samples", n_resamples=np.inf
+    def _family(self, family: str) -> list[Verdict]:
+        wanted = self.wanted(family)
+        explores = family == EXPLORATORY
+        tests = 1 if explores else len(wanted)
+        rows = []
+        for task, *pair in wanted:
+            mine, theirs = (self.results.values(task, name) for name in pair)
+            if len(mine) == len(theirs) == len(self.plan.seeds):
+                rows.append(self._compare(family, task, pair, mine, theirs, tests))
+        if explores:
+            return rows
+        missing = [1.0] * (len(wanted) - len(rows))  # as if nothing came of them
+        p, p_equivalent = (
+            statistics.holm([getattr(row, name) for row in rows] + missing)
+            for name in ("p", "p_equivalent")
         )
-        return float(np.exp(test.statistic)), float(test.pvalue)
+        corrected = [
+            Verdict(**{**vars(row), "p": a, "p_equivalent": b})
+            for row, a, b in zip(rows, p, p_equivalent)
+        ]
+        return [
+            Verdict(**{**vars(row), "verdict": self.results.word(row)})
+            for row in corrected
+        ]
 
-    def comparisons(self, workload, measure="test_loss") -> list[dict[str, Any]]:
-        """With Adam, and with others; Holm's correction within each of the two."""
-        names, found = self.optimizers(workload), []
-        for with_adam in (True, False):
-            family = []
-            for name in names:
-                for other in ENTRIES[name].against:
-                    if other not in names or (other == "Adam") != with_adam:
-                        continue
-                    mine = self.column(workload, name, measure)
-                    theirs = self.column(workload, other, measure)
-                    if len(mine) == len(theirs):
-                        pair = {"optimizer": name, "against": other}
-                        family.append(pair | paired(mine, theirs))
-            for row, p in zip(family, statistics.holm([row["p"] for row in family])):
-                words = verdict(row, p, measure != "test_accuracy")
-                found.append(row | {"corrected_p": p, "verdict": words})
+    def _compare(self, family, task, pair, mine, theirs, tests) -> Verdict:
+        scale = float(theirs.mean())
+        margin = self.plan.margin * scale if math.isfinite(scale) else 0.0
+        found = statistics.paired(
+            mine.tolist(), theirs.tolist(), test=self.plan.test, margin=margin,
+            level=self.plan.level / tests,
+        )  # fmt: skip
+        about = {k: v for k, v in vars(found).items() if k != "std"}
+        share = found.mean / scale
+        return Verdict(
+            task, family, *pair, verdict="", share=share, margin=margin, **about
+        )
+
+    def missing(self) -> dict[str, list[str]]:
+        """The tasks on which runs of a comparison are still to be made."""
+        there = {(v.task, v.optimizer, v.other) for v in self.verdicts}
+        found: dict[str, list[str]] = {}
+        for family in self.plan.families:
+            for task, ours, other in self.wanted(family):
+                if (task, ours, other) not in there:
+                    found.setdefault(f"{ours} - {other}", []).append(TITLES[task])
         return found
 
 
-def number(value: float) -> str:
-    """With what digits matter."""
-    return f"{value:.4g}"
+def overview(study: Study) -> str:
+    """The primary families, in per cent of the other's loss."""
+    families = [f for f in study.plan.families if f != EXPLORATORY]
+    return "\n\n".join(family_table(study, family) for family in families)
 
 
-def table(results: Results, workload: str) -> str:
-    """One workload in Markdown."""
-    with_accuracy = classifies(workload)
-    header = ["optimizer", "rate", "test loss, mean ± std", "median"]
-    header += ["accuracy"] * with_accuracy
-    header += ["epochs to target", "rising", "diverged", "ms/step"]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for name in results.optimizers(workload):
-
-        def column(field, name=name):
-            return results.column(workload, name, field)
-
-        loss, epochs = column("test_loss"), results.epochs_to_target(workload, name)
-        tuning = results.column(workload, name, "diverged", "tuning")
-        runs = np.concatenate([column("diverged"), tuning])
-        accuracy = f" {column('test_accuracy').mean():.2%} |" if with_accuracy else ""
-        reached = int(np.isfinite(epochs).sum())
-        lines.append(
-            f"| {name} | {results.rate(workload, name):g} | {number(loss.mean())} ± "
-            f"{number(loss.std(ddof=1))} | {number(np.median(loss))} |{accuracy} "
-            f"{np.median(epochs):g} ({reached} of {len(epochs)}) | "
-            f"{results.rising(workload, name).mean():.0%} | "
-            f"{int(runs.sum())} of {len(runs)} | "
-            f"{np.median(column('ms_per_step')):.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def comparison_table(results: Results, workload: str, measure="test_loss") -> str:
-    """The differences of one workload in Markdown."""
-    lines = [
-        "| optimizer | against | difference | 95 % interval | p | Holm | |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in results.comparisons(workload, measure):
-        lines.append(
-            f"| {row['optimizer']} | {row['against']} | {row['mean']:+.3g} | "
-            f"{row['low']:+.3g} to {row['high']:+.3g} | {row['p']:.3f} | "
-            f"{row['corrected_p']:.3f} | {row['verdict']} |"
-        )
-    return "\n".join(lines)
-
-
-def overview(results: Results, measure="test_loss") -> str:
-    """All comparisons in one table: the difference in per cent, bold if detected."""
-    columns: dict[tuple[str, str], dict[str, str]] = {}
-    for workload in results.workloads:
-        for row in results.comparisons(workload, measure):
-            other = results.column(workload, row["against"], measure).mean()
-            text = f"{100 * row['mean'] / other:+.1f}"
-            if row["verdict"] == "diverged":
-                text = "diverged"
-            elif row["verdict"] != "no detectable difference":
-                text = f"**{text} {row['verdict']}**"
-            cells = columns.setdefault((row["optimizer"], row["against"]), {})
-            cells[workload] = text
-    titles = [TITLES[workload] for workload in results.workloads]
-    lines = [f"| optimizer | against | {' | '.join(titles)} |"]
-    lines.append("|---" * (2 + len(titles)) + "|")
-    for names, cells in columns.items():
-        found = [cells.get(workload, "") for workload in results.workloads]
-        lines.append(f"| {' | '.join([*names, *found])} |")
-    return "\n".join(lines)
-
-
-CLAIM_SMALL_SPREAD = ("AngularGrad", "AngularGrad tan")
-
-
-def spreads(results: Results) -> str:
-    """The spread over seeds of the methods that claim a smaller one."""
-    rows = []
-    for workload in results.workloads:
-        for name in (*CLAIM_SMALL_SPREAD, "Adam again"):
-            if name in results.optimizers(workload):
-                ratio, p = results.spread(workload, name, "Adam")
-                rows.append((TITLES[workload], name, ratio, p))
-    lines = ["| workload | optimizer | std / Adam's | p | Holm |", "|---" * 5 + "|"]
-    for (title, name, ratio, p), holm in zip(
-        rows, statistics.holm([r[-1] for r in rows])
-    ):
-        lines.append(f"| {title} | {name} | {ratio:.2f} | {p:.3f} | {holm:.3f} |")
-    return "\n".join(lines)
-
-
-def smoothness(results: Results) -> str:
-    """How often the validation loss rises, of methods that claim smoother curves."""
-    lines = ["| workload | optimizer | base | rising | of base | interval | p |"]
-    lines.append("|---" * 7 + "|")
-    for workload in results.workloads:
-        for name in results.optimizers(workload):
-            if ENTRIES[name].needs_kernels or name in CLAIM_SMALL_SPREAD:
-                base = ENTRIES[name].against[-1]
-                mine, theirs = (results.rising(workload, o) for o in (name, base))
-                found = paired(mine, theirs)
-                lines.append(
-                    f"| {TITLES[workload]} | {name} | {base} | "
-                    f"{mine.mean():.1%} | {theirs.mean():.1%} | {found['low']:+.1%} "
-                    f"to {found['high']:+.1%} | {found['p']:.3f} |"
-                )
-    return "\n".join(lines)
-
-
-def unfinished(results: Results, workloads, optimizers, seeds) -> str:
-    """Which optimizers have not all of their reports, by workload."""
+def family_table(study: Study, family: str) -> str:
+    """A line a comparison, a column a task."""
+    header = ["difference, %", *(TITLES[task] for task in study.tasks)]
+    found = {(v.task, v.optimizer, v.other): v for v in study.verdicts}
     lines = []
-    for workload in workloads:
-        names = [
-            name
-            for name in optimizers
-            if (has_kernels(workload) or not ENTRIES[name].needs_kernels)
-            and len(results.column(workload, name, "seed")) < len(seeds)
+    for ours, other in study.plan.families[family]:
+        cells = [
+            cell(found.get((task, ours, other)), (task, ours)) for task in study.tasks
         ]
-        if names:
-            lines.append(f"- {TITLES[workload]}: {'; '.join(names)}")
-    return "\n".join(["**Unfinished.** Still to be run:\n", *lines]) if lines else ""
+        lines.append([f"{ours} - {other}", *cells])
+    return tables.table(header, lines)
 
 
-def report(results: Results, still: str = "") -> str:
+def in_short(study: Study, family: str) -> str:
+    """A sentence a comparison: on which tasks it has which verdict."""
+    found = {(v.task, v.optimizer, v.other): v.verdict for v in study.verdicts}
+    lines = []
+    for ours, other in study.plan.families[family]:
+        words: dict[str, list[str]] = {}
+        for row in study.wanted(family):
+            if row[1:] == (ours, other):
+                words.setdefault(found.get(row, "not run"), []).append(TITLES[row[0]])
+        parts = [f"{word} on {', '.join(tasks)}" for word, tasks in words.items()]
+        lines.append(f"- **{ours} - {other}**: {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
+def cell(verdict: Verdict | None, run: tuple[str, str]) -> str:
+    """A comparison in a few signs."""
+    if verdict is None:
+        return "" if run in NEVER_RUN else "not run"
+    text = percent(verdict, verdict.mean)
+    words = verdict.verdict
+    return f"**{text} {words}**" if words not in ("", "undecided") else text
+
+
+def percent(verdict: Verdict, value: float) -> str:
+    """A difference in per cent of the other's mean."""
+    if verdict.diverged:
+        return f"{verdict.diverged} of {verdict.count} diverged"
+    return f"{100 * value * verdict.share / verdict.mean:+.1f}" if value else "0.0"
+
+
+def details(study: Study, family: str) -> str:
+    """A line a comparison of a task: interval, p, what could have been seen."""
+    header = ["task", "comparison", "difference, %", "95 % interval", "p"]
+    if family != EXPLORATORY:
+        header += ["p of equivalence", "detectable, %", "verdict"]
+    rows = []
+    for row in (v for v in study.verdicts if v.family == family):
+        cells = [TITLES[row.task], f"{row.optimizer} - {row.other}"]
+        if row.diverged:
+            cells += [percent(row, row.mean), ""]
+        else:
+            low, high = percent(row, row.low), percent(row, row.high)
+            cells += [percent(row, row.mean), f"{low} to {high}"]
+        cells.append(f"{row.p:.4f}")
+        if family != EXPLORATORY:
+            seen = "" if row.diverged else percent(row, row.detectable).strip("+-")
+            cells += [f"{row.p_equivalent:.4f}", seen, f"**{row.verdict}**"]
+        rows.append(cells)
+    return tables.table(header, rows)
+
+
+def target(study: Study, task: str) -> float:
+    """The validation loss that tuned Adam ends at in the search, plus 5 %."""
+    ((_, losses),) = study.results.sensitivity(task, "Adam").values()
+    return TARGET * min(losses)
+
+
+def epochs_to_target(study: Study, task: str, name: str) -> np.ndarray:
+    """Epochs until the target, for each run; infinite if it was missed."""
+    limit, found = target(study, task), []
+    for losses in curves(study, task, name):
+        reached = np.flatnonzero(losses <= limit)
+        found.append(reached[0] + 1 if len(reached) else math.inf)
+    return np.array(found)
+
+
+def rising(study: Study, task: str, name: str) -> float:
+    """The share of epochs that raise the validation loss."""
+    return float(np.mean([np.diff(c) > 0 for c in curves(study, task, name)]))
+
+
+def curves(study: Study, task: str, name: str) -> list[np.ndarray]:
+    """The validation losses of each run, by epoch."""
+    runs = study.results.runs(task, name)
+    return [np.array(run["validation_losses"].split(), float) for run in runs]
+
+
+def outcomes(study: Study, task: str) -> str:
+    """A line an optimizer: its rate, and what came out."""
+    results, digits = study.results, tables.digits
+    classifies = bool(results.declaration.made["tasks"][task]["metrics"])
+    header = ["optimizer", "rate", "test loss, mean ± std", "train loss"]
+    header += ["accuracy, %"] * classifies
+    rows = []
+    for name in results.optimizers(task):
+        loss, train = (
+            results.values(task, name, f"{part}_loss") for part in ("test", "train")
+        )
+        run = results.runs(task, name)[0]
+        rate = f"{float(run['learning_rate']):g}"
+        if run["arguments"]:
+            rate += f", {scheduling.arguments_text(run['arguments'])}"
+        spread = digits(loss.std(ddof=1)) if len(loss) > 1 else ""
+        cells = [name, rate, f"{digits(loss.mean())} ± {spread}", digits(train.mean())]
+        if classifies:
+            accuracy = 100 * results.values(task, name, "test_accuracy")
+            cells.append(f"{accuracy.mean():.2f}")
+        epochs = epochs_to_target(study, task, name)
+        reached = int(np.isfinite(epochs).sum())
+        flags = [
+            flag
+            for stage in ("report", "tuning")
+            for flag in results.values(task, name, "diverged", stage)
+        ]
+        cells += [
+            f"{np.median(epochs):g} ({reached} of {len(epochs)})",
+            f"{rising(study, task, name):.0%}",
+            f"{int(sum(flags))} of {len(flags)}",
+        ]
+        rows.append(cells)
+    return tables.table([*header, "epochs to target", "rising", "diverged"], rows)
+
+
+def report(study: Study, made_at: str) -> str:
     """All tables, as a page.
 
     Args:
-        results: All rows.
-        still: What is still to be run.
+        study: With all rows.
+        made_at: Which commit made which rows.
     """
-    count = len(results.rows)
+    count, plan = len(study.results.rows), study.plan
+    made = study.results.declaration.made
     page = [
         "# The comparison in numbers",
-        "Written by `examples/studies/optimizers.py` from the "
-        f"{count:,} runs in `runs.csv`. The protocol is in its first lines; what "
-        "follows from the numbers is in the "
-        "[study](../../study.md).",
-        *([still] if still else []),
-        "Test losses, paired differences in per cent of the other's; bold where Holm's "
-        "p is below 0.05 and the interval excludes 0 (a percentile bootstrap; of ten "
-        "normal values it covers 90 %, not 95, in simulation). No cell: not run, as "
-        "the network has no convolution kernels.",
-        overview(results),
-        "![Differences with intervals](differences.png)",
-        "The same of test accuracies:",
-        overview(
-            Results([r for r in results.rows if r["test_accuracy"] != ""]),
-            "test_accuracy",
-        ),
+        f"Written by `examples/studies/optimizers.py --collect` from the {count:,} "
+        "rows of `runs.csv`, as the [plan](plan.md) declares; what follows from the "
+        "numbers is in the [study](../../study.md). Rows of the file: "
+        f"{made_at} ({made['backend']}, {made['device']}).",
+        "Test losses, paired differences in per cent of the other's. Primary families "
+        "first: **better**, **worse** and **equivalent** (within 2 %) after Holm's "
+        "correction over the tasks of the family; no word: undecided. No cell: the "
+        "network has no convolution kernels.",
+    ]
+    missing = study.missing()
+    if missing:
+        lines = [f"- {names}: {'; '.join(tasks)}" for names, tasks in missing.items()]
+        page.append("\n".join(["**Still to be run**:", "", *lines]))
+    page.append("![Differences with intervals](differences.png)")
+    for family in plan.families:
+        if family == EXPLORATORY:
+            page += [
+                "## Exploratory",
+                "No verdicts: p is not corrected, and of "
+                f"{len(study.wanted(family))} comparisons one in twenty is below 0.05 "
+                "by chance.",
+            ]
+        else:
+            page += [
+                f"## {family.capitalize() if family == CONTROL else family}",
+                f"Holm's correction for {len(study.wanted(family))} comparisons. "
+                "*Detectable* is found four times of five at Holm's first step, with "
+                "differences as scattered as these.",
+            ]
+            page.append(in_short(study, family))
+        page += [family_table(study, family), details(study, family)]
+    page += [
         "## Learning rates",
         "![Validation loss over learning rates](sensitivity.png)",
-        "## Spread over seeds",
-        "Standard deviation of test losses to Adam's, p of the permutation test within "
-        "pairs, and Holm's over the table. A seed also draws who is in the test part.",
-        spreads(results),
-        "## Smoothness of curves",
-        "The share of epochs that raise the validation loss, with that of the base; "
-        "interval and p of the difference, not corrected.",
-        smoothness(results),
     ]
-    for workload in results.workloads:
+    for task in study.tasks:
         page += [
-            f"## {TITLES[workload]}",
-            f"Target: a validation loss of {number(results.target(workload))}. "
-            "`rising`: the share of epochs that raise the validation loss.",
-            table(results, workload),
-            comparison_table(results, workload),
+            f"## {TITLES[task]}",
+            f"{tables.about(study.results, task)} "
+            f"Target: a validation loss of {tables.digits(target(study, task))}, what "
+            "Adam ends at in the search and 5 % more. `rising`: the share of epochs "
+            "that raise the validation loss.",
+            outcomes(study, task),
         ]
-        if classifies(workload):
-            page += ["Of test accuracy:"]
-            page += [comparison_table(results, workload, "test_accuracy")]
     return "\n\n".join(page) + "\n"

@@ -25,23 +25,18 @@ from papers_tables import TABLES, method, names, values
 from training import flags
 
 ROOT = Path(__file__).parents[2]
-RENAMED = {"resnext29": "resnext29_4x64d"}  # of the code released with AngularGrad
-DATA_LACKING = {
-    "mini_imagenet": "mini-ImageNet is no data set of the examples",
-    "fgvc_aircraft": "FGVC Aircraft is no data set of the examples",
-    "voc2007": "detection is no task of the examples",
-    "animals10": "Animals-10 must be downloaded: train.py --recipe wgd-animals",
-    "imagenet2012": "ImageNet does not fit in memory: train.py --recipe gaf-imagenet",
-    "cars196": "images of many shapes: train.py --recipe angulargrad-finegrained",
-    "caltech_birds2011": "images of many shapes: train.py --recipe "
-    "angulargrad-finegrained --dataset caltech_birds2011",
-}
-NETWORKS_LACKING = {
-    "dla": "DLA",
-    "dpn26": "DPN-26",
-    "googlenet": "GoogLeNet",
-    "regnetx200mf": "RegNetX-200MF",
-    "ssd300": "SSD300",
+# papers' names of networks: the one of the code released with AngularGrad, GAF's
+RENAMED = {"resnext29": "resnext29_4x64d", "regnetx200mf": "regnetx_200mf"}
+# images are kept in memory here, of one size; the rest is trained one by one
+ELSEWHERE = {
+    "mini_imagenet": "train.py --recipe angulargrad-miniimagenet",
+    "fgvc_aircraft": "train.py --recipe angulargrad-finegrained --dataset fgvc_aircraft",
+    "cars196": "train.py --recipe angulargrad-finegrained",
+    "caltech_birds2011": "train.py --recipe angulargrad-finegrained --dataset "
+    "caltech_birds2011",
+    "animals10": "train.py --recipe wgd-animals",
+    "imagenet2012": "train.py --recipe gaf-imagenet",
+    "voc2007": "detect.py",
 }
 DEFAULT_RUNS = 3  # where a paper does not say
 
@@ -50,29 +45,20 @@ DEFAULT_RUNS = 3  # where a paper does not say
 """
 
 
-def lacking(dataset, network):
-    """Why this is not run, in a sentence; empty if it is."""
-    if dataset in DATA_LACKING:
-        return DATA_LACKING[dataset]
-    if network in NETWORKS_LACKING:
-        return f"{NETWORKS_LACKING[network]} is no network of the examples"
-    return ""
-
-
 def print_list():
-    """All tables with their cost in epochs, and what is not run."""
+    """All tables with their cost in epochs, and what is run elsewhere."""
     print(f"{'table':15}{'runs':>6}{'epochs':>9}{'numbers':>9}")
     for name, it in TABLES.items():
         found = values(name)
-        runnable = [key for key in found if not lacking(*key[:2])]
+        runnable = [key for key in found if key[0] not in ELSEWHERE]
         runs = len(runnable) * (it.runs or DEFAULT_RUNS)
         print(f"{name:15}{runs:>6}{runs * it.epochs:>9,}{len(found):>9}  {it.title}")
-        missing = {lacking(*key[:2]) for key in found} - {""}
-        for sentence in sorted(missing):
-            print(f"{'':41}not run: {sentence}")
+        for dataset in names(name, "dataset"):
+            if dataset in ELSEWHERE:
+                print(f"{'':41}{dataset}: {ELSEWHERE[dataset]}")
     print(
-        "\nRuns and epochs are of all that the examples can run, with the paper's "
-        f"number of\nruns ({DEFAULT_RUNS} where it has none). A part of a table costs "
+        "\nRuns and epochs are of what is run here, with the paper's number of\n"
+        f"runs ({DEFAULT_RUNS} where it has none). A part of a table costs "
         "its part: --datasets,\n--networks, --optimizers, --seeds, --epochs."
     )
 
@@ -120,19 +106,17 @@ def places_of(args):
 
     datasets = chosen(args.datasets, names(args.table, "dataset"), "data set")
     networks = args.networks or names(args.table, "network")
-    places, said = [], []
+    places = []
     for dataset in datasets:
+        if dataset in ELSEWHERE:
+            print(f"Not run here: {dataset}; {ELSEWHERE[dataset]}")
+            continue
         for network in networks:
-            if sentence := lacking(dataset, network):
-                said.append(sentence)
-            elif RENAMED.get(network, network) not in MODELS:
+            if RENAMED.get(network, network) not in MODELS:
                 raise ValueError(
                     f"unknown network {network!r}; train.py --list has all"
                 )
-            else:
-                places.append((dataset, network))
-    for sentence in dict.fromkeys(said):
-        print(f"Not run: {sentence}.")
+            places.append((dataset, network))
     if not places:
         raise ValueError("nothing is left to run")
     return places

@@ -80,9 +80,8 @@ counts, on the test split. The output has the paper's number, ours with its stan
 deviation, the gain in both, and the smallest gain that these seeds would detect four
 times of five.
 
-Not run are networks and data that the examples lack (`--list` names them), and data
-that is not of one shape or does not fit in memory: `train.py` has recipes for these
-([training](training.md)).
+Data that is not of one shape or does not fit in memory has recipes of `train.py`
+([training](training.md)), which `--list` names.
 """
 
 

@@ -27,9 +27,10 @@ def optimizer_classes() -> dict[str, type]:
 
 
 TRANSFORMS = {
-    name.lower(): getattr(transforms, name)
-    for name in transforms.__all__
-    if name not in ("Slot", "Result", "Transform")
+    name.lower(): value
+    for name, value in vars(transforms).items()
+    if inspect.isclass(value) and issubclass(value, transforms.Transform)
+    if value is not transforms.Transform
 }
 
 
@@ -71,9 +72,17 @@ def _transform(part: ast.expr) -> transforms.Transform:
     key = name.lower().replace("_", "")
     if key not in TRANSFORMS:
         raise unknown("transform", name, sorted(TRANSFORMS))
-    given = [_value(ast.unparse(argument)) for argument in call.args]
-    named = {word.arg: _value(ast.unparse(word.value)) for word in call.keywords}
+    given = [_argument(argument) for argument in call.args]
+    named = {word.arg: _argument(word.value) for word in call.keywords}
     return TRANSFORMS[key](*given, **named)
+
+
+def _argument(part: ast.expr) -> Any:
+    """A value, or a transform within a transform: `only("head", whiten)`."""
+    name = ast.unparse(part.func if isinstance(part, ast.Call) else part)
+    if name.lower().replace("_", "") in TRANSFORMS:
+        return _transform(part)
+    return _value(ast.unparse(part))
 
 
 def _value(text: str) -> Any:

@@ -124,7 +124,7 @@ RECIPES = {
         settings={"beta_1": 0.9, "beta_2": 0.999, "gamma": 0.95},
     ),
     "gaf-cifar": Recipe(
-        source="GAF, section V-B",
+        source="GAF, section IV-C",
         dataset="cifar100",
         model="resnet50",
         optimizer="GAFSGD",
@@ -139,7 +139,7 @@ RECIPES = {
         "augmentation",
     ),
     "gaf-imagenet": Recipe(
-        source="GAF, section V-B",
+        source="GAF, section IV-C",
         dataset="imagenet2012",
         model="resnet50",
         optimizer="GAFSGD",

@@ -10,6 +10,7 @@ pytest.importorskip("statsmodels")
 from studies import claims
 
 import keras_gradopt
+from keras_gradopt import comparison
 
 pytestmark = pytest.mark.backend_independent
 
@@ -79,7 +80,7 @@ def test_noise_and_tables(tmp_path, monkeypatch):
     assert [(r["optimizer"], r["seed"], r["steps"]) for r in rows] == [
         (name, 3, steps) for steps in (0, 2) for name in ("SGD", "Adam", "AdaL")
     ]
-    monkeypatch.setitem(claims.EXPERIMENTS, "noise", lambda: rows)
+    monkeypatch.setitem(claims.EXPERIMENTS, "noise", lambda args: rows)
     claims.main(["noise", "--results", str(tmp_path)])
     with open(tmp_path / "noise.csv") as file:
         assert len(list(csv.DictReader(file))) == 6
@@ -87,25 +88,66 @@ def test_noise_and_tables(tmp_path, monkeypatch):
         claims.main(["nose"])
 
 
-def test_against_adam(monkeypatch):
-    """Each change is trained with all, at its own rate and batch size."""
+def test_against_adam(monkeypatch, tmp_path):
+    """Each size is trained with all, at its own rate; what is known comes out."""
     seen = []
 
     class Spy:
-        def __init__(self, workload, optimizer, parts):
+        def __init__(self, task, optimizer, parts):
             self.name = type(optimizer).__name__
-            self.batch_size = workload.batch_size
+            self.batch_size = task.batch_size
 
-        def run(self, rate, seed, parts):
-            seen.append((self.name, self.batch_size, rate, seed))
-            more = 0.5 * (self.name == "AdamNorm") + 0.25 * (rate > 1e-3)
-            return {"test_loss": seed + more, "test_accuracy": more}
+        def fits(self, optimizer):
+            return False
 
-    monkeypatch.setattr(claims, "Trainer", Spy)
-    rows = claims.batch_sizes(seeds=range(10))
-    assert {(b, r) for n, b, r, _ in seen if n == "AdamNorm"} == {
-        (32, 1e-3), (64, 1e-3), (128, 1e-3)
-    }  # fmt: skip
-    assert {r for n, _, r, _ in seen if n == "AdamCore"} == {1e-3, 1.25e-3}
-    assert [row["verdict"] for row in rows] == ["worse", "better"] * 6
-    assert [row["mean"] for row in rows] == [0.5, 0.5, 0.25, 0.25] * 3
+        def run(self, rate, seed, parts, weights_shift, kept):
+            seen.append((self.name, self.batch_size, round(rate, 5), seed))
+            more = 0.5 * (self.name == "AdamNorm") + 1.0 * (rate > 1.1e-3)
+            row = {"diverged": 0, "train_loss": 1, "validation_loss": 1}
+            row |= {"ms_per_step": 1, "validation_losses": "1"}
+            row |= {"test_loss": seed + more, "test_accuracy": more}
+            return row | {"validation_accuracy": more}
+
+    rehearsed = comparison.worker._rehearse
+
+    def rehearse(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(comparison.training, "Trainer", original)
+            return rehearsed(*arguments)
+
+    original = comparison.training.Trainer
+    monkeypatch.setattr(comparison.worker, "_rehearse", rehearse)
+    monkeypatch.setattr(comparison.training, "Trainer", Spy)
+    claims.main(["batch_sizes", "--results", str(tmp_path), "--allow-dirty"])
+    with open(tmp_path / "batch_sizes.csv") as file:
+        rows = list(csv.DictReader(file))
+    sizes = (32, 64, 128)
+    seeds = claims.SEEDS
+    assert {s[1:] for s in seen if s[0] == "AdamNorm"} == {
+        (size, 1e-3, seed) for size in sizes for seed in seeds
+    }
+    assert {s[2] for s in seen if s[0] == "AdamCore"} == {1e-3, 1.25e-3}
+    assert len(seen) == 3 * 3 * len(seeds)
+    found = {(r["task"], r["against"]): r for r in rows}
+    assert len(found) == 6
+    for size in sizes:
+        assert found[f"batch {size}", "Adam at 0.001"]["verdict"] == "worse"
+        longer = found[f"batch {size}", "Adam at 0.00125"]
+        assert longer["verdict"] == "better"
+        assert float(longer["difference"]) == -0.5
+        assert float(longer["p"]) == pytest.approx(6 * 2 / 2**12)
+        assert float(longer["points"]) == -50
+    before = len(seen)
+    claims.main(["batch_sizes", "--results", str(tmp_path), "--allow-dirty"])
+    assert len(seen) == before  # nothing is made again
+
+
+def test_published_tables_follow_from_their_rows():
+    """The committed CSV is what the command makes of the committed runs."""
+    published = claims.commits.ROOT / "docs/studies/claims"
+    for name in (path.parent.name for path in published.glob("*/runs.csv")):
+        results = comparison.Results.load(published / name)
+        rows = claims.summary(results)
+        with open(published / f"{name}.csv") as file:
+            known = list(csv.DictReader(file))
+        assert [{k: str(v) for k, v in row.items()} for row in rows] == known

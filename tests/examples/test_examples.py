@@ -514,6 +514,12 @@ def test_transforms_from_text():
     ]
     (named,) = parse_transforms("activate(beta=10, activation=tanh)")
     assert repr(named) == "Activate(activation='tanh', alpha=0.1, beta=10.0)"
+    (within,) = parse_transforms("only('head', angular_friction(tan))")
+    assert repr(within.transform) == repr(found[2])
+    (left_alone,) = parse_transforms("scale_learning_rate({'head': 0.1})")
+    assert left_alone.get_config()["factors"] == {"head": 0.1}
+    with pytest.raises(ValueError, match="unknown transform 'context'"):
+        parse_transforms("context")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The scripts that draw the figures of the documentation, at small size."""
 
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -41,6 +42,15 @@ def test_a_script_draws_its_figure(script, tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert str(path) in shown and "nan" not in shown.replace("nan |", "")
+
+
+def test_a_small_figure_is_never_the_published_one():
+    published = drawing.arguments("surfaces", "", []).output
+    assert published == Path("docs/figures/surfaces.png")
+    small = drawing.arguments("surfaces", "", ["--small"]).output
+    assert small == Path("runs/figures/surfaces.png")
+    given = drawing.arguments("surfaces", "", ["--small", "--output", "x.png"]).output
+    assert given == Path("x.png")
 
 
 @pytest.fixture(scope="module", autouse=True)

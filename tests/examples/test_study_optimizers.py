@@ -1,9 +1,7 @@
-"""The study on optimizers: its rows, tables and pictures; a small run of it."""
+"""The study on optimizers: its plan, verdicts, tables and pictures; a small run."""
 
-import csv
 import dataclasses
 import itertools
-import math
 import re
 import sys
 
@@ -19,148 +17,200 @@ from studies import optimizers as study
 
 import keras_gradopt
 from keras_gradopt import comparison
+from keras_gradopt.comparison import files, plans, statistics
 
+commits = sys.modules["commits"]
+entries = sys.modules["optimizers_entries"]
 report = sys.modules["optimizers_report"]
 pictures = sys.modules["optimizers_pictures"]
 tasks = sys.modules["optimizers_tasks"]
 
 pytestmark = pytest.mark.backend_independent
+DOCS = commits.ROOT / "docs"
+FOLDER = DOCS / "studies/optimizers"
+SEEDS = study.REPORT_SEEDS
 
 
-def test_paired_statistics():
-    """Exact p of the sign-flip test, and intervals that cover what they should."""
-    random = np.random.default_rng(0)
-    shift = report.paired(np.arange(10) + 1.0, np.zeros(10))
-    assert shift["p"] == pytest.approx(2 / 2**10)
-    assert shift["low"] < shift["mean"] == 5.5 < shift["high"]
-    covered = detected = 0
-    for _ in range(100):
-        a, b = random.normal(size=(2, 10))
-        found = report.paired(a, b)
-        covered += found["low"] <= 0 <= found["high"]
-        detected += found["p"] < 0.05
-    assert covered > 80
-    assert detected < 15
-    same = report.paired(np.ones(10), np.ones(10))
-    assert same["p"] == 1 and same["mean"] == 0
-    assert math.isnan(report.paired(np.array([1, np.inf]), np.ones(2))["mean"])
+def plan_of_the_study(**changes):
+    plan = plans.Plan(
+        measure="test_loss", higher_is_better=False, margin=0.02, margin_is_share=True,
+        level=0.05, test="sign-flip", families=dict(study.COMPARISONS), seeds=SEEDS,
+        tuning_seeds=study.TUNING_SEEDS, grid=(3e-4, 1e-1), refine=True,
+    )  # fmt: skip
+    return dataclasses.replace(plan, **changes)
 
 
-def test_verdict():
-    lower = {"mean": -1.0, "low": -2.0, "high": -0.5}
-    assert report.verdict(lower, 0.01) == "better"
-    assert report.verdict(lower, 0.01, lower_is_better=False) == "worse"
-    assert report.verdict(lower, 0.06) == "no detectable difference"
-    across = {"mean": -1.0, "low": -2.0, "high": 0.5}
-    assert report.verdict(across, 0.01) == "no detectable difference"
-    nan = {"mean": math.nan, "low": math.nan, "high": math.nan}
-    assert report.verdict(nan, 1.0) == "diverged"
+def results_of(folder, losses, **changes):
+    """A comparison's results, of test losses by task and optimizer."""
+    declaration = plans.Declaration(folder / files.DECLARATION)
+    facts = {
+        "metrics": ["accuracy"], "resplit": False, "batch_size": 64, "parameters": 10,
+        "loss": "crossentropy", "epochs": 2, "steps_per_epoch": 3, "schedule": "cosine",
+    }  # fmt: skip
+    made = {
+        "backend": "jax", "device": "cpu", "keras": {},
+        "tasks": dict.fromkeys(tasks.TASKS, facts),
+        "optimizers": {key: {} for key in entries.ENTRIES},
+    }  # fmt: skip
+    declaration.declare(plan_of_the_study(**changes), made, {}, 0)
+    rows = files.Rows(folder / files.RUNS)
+    rows.widen(("validation_accuracy", "test_accuracy"))
+    for (task, name), values in losses.items():
+        for stage, seeds in (("report", SEEDS), ("tuning", study.TUNING_SEEDS)):
+            for seed, loss in zip(seeds, values):
+                row = dict.fromkeys(files.FIELDS, 0)
+                row |= {"task": task, "optimizer": name, "stage": stage, "seed": seed}
+                row |= {"learning_rate": 0.01, "arguments": "", "test_loss": loss}
+                row |= {"validation_loss": loss, "train_loss": loss}
+                row |= {"validation_losses": f"3 {loss}", "test_accuracy": 0.9}
+                rows.add(row)
+    return report.Study(comparison.Results.load(folder))
 
 
-def test_families_are_small_enough_to_detect_anything():
-    """Ten seeds give p = 2 / 1024 at best, which Holm multiplies by their number."""
-    for with_adam in (True, False):
-        family = [
-            other
-            for name in study.ENTRIES
-            for other in study.ENTRIES[name].against
-            if (other == "Adam") == with_adam
+def test_the_plan_says_what_the_code_does():
+    """Families, their size, and what they find, as the committed plan has them."""
+    text = (FOLDER / "plan.md").read_text()
+    found = re.findall(r"^\| (\S+) \|.*\| (\d+) \| ([\d.]+) \|$", text, re.M)
+    assert len(found) == len(study.COMPARISONS) - 1  # all but the exploratory one
+    for family, count, detectable in found:
+        wanted = [
+            (task, ours)
+            for ours, _ in study.COMPARISONS[family]
+            for task in tasks.TASKS
+            if (task, ours) not in report.NEVER_RUN
         ]
-        assert len(family) * 2 / 2 ** len(study.REPORT_SEEDS) < 0.05
+        assert len(wanted) == int(count)
+        least = statistics.detectable(len(SEEDS), "sign-flip", 0.05 / len(wanted))
+        assert least == pytest.approx(float(detectable), abs=0.01)
+        assert statistics.smallest_p(len(SEEDS), "sign-flip") * len(wanted) < 0.05
+    assert not {*SEEDS} & {*study.TUNING_SEEDS}
 
 
-def test_spread_of_pairs():
-    """A test for pairs sees a spread that one for independent samples would not."""
+def test_families_and_turns():
+    """Primary entries come first, and all that they are compared with."""
+    for family, pairs in study.COMPARISONS.items():
+        names = {name for pair in pairs for name in pair}
+        assert names <= entries.ENTRIES.keys()
+        if family != entries.EXPLORATORY:
+            assert {entries.ENTRIES[name].turn for name in names} == {1}
+    compared = {n for ps in study.COMPARISONS.values() for p in ps for n in p}
+    assert compared == entries.ENTRIES.keys()
+    turns = [set(entries.left_out(turn)) for turn in (1, 2, 3, 4)]
+    assert turns[0] > turns[1] > turns[2] > turns[3] == report.NEVER_RUN
+    assert ("autoencoder", "WGDAdam") in turns[3]
+    assert ("words", "Adam") in entries.left_out(4, ["quadratic"])
+    for name, other, factor in (
+        ("Adam at 0.88 of AngularGrad", "AngularGrad", 0.88),
+        ("Adam at 1.25 of AdamNorm", "AdamNorm", 1.25),
+    ):
+        arm = entries.ENTRIES[name].arm
+        assert (arm.rate_of, arm.factor) == (other, factor)
+        assert arm.make is keras_gradopt.AdamCore
+    assert entries.ENTRIES["Adam again"].arm.weights_shift == 1000
+
+
+def known_outcome():
+    """AdamNorm is better everywhere; `cos` is Adam at 0.88; `tan`, once, by chance."""
     random = np.random.default_rng(0)
-    adam = random.normal(size=10)
-    narrow = 0.8 * adam + random.normal(size=10) / 100
-    rows = rows_of("Adam", adam) + rows_of("AngularGrad", narrow)
-    ratio, p = report.Results(rows).spread("digits-cnn", "AngularGrad", "Adam")
-    assert ratio == pytest.approx(0.8, abs=0.02)
-    assert p < 0.01
-    narrow[3] += 100  # one run that did not arrive says nothing of the spread
-    rows = rows_of("Adam", adam) + rows_of("AngularGrad", narrow)
-    ratio, p = report.Results(rows).spread("digits-cnn", "AngularGrad", "Adam")
-    assert ratio > 10 and p > 0.5
-
-
-def rows_of(optimizer, losses, rate=0.01, stage="report"):
-    rows = []
-    for seed, loss in enumerate(losses):
-        row = dict.fromkeys(study.FIELDS, "0")
-        row |= {"workload": "digits-cnn", "optimizer": optimizer, "stage": stage}
-        row |= {"learning_rate": str(rate), "seed": str(seed), "test_accuracy": "0.9"}
-        row |= {"test_loss": str(loss), "validation_loss": str(loss)}
-        rows.append(row | {"validation_losses": f"3 {loss}"})
-    return rows
-
-
-def test_tables_and_pictures(tmp_path):
-    """Known numbers come out: a method that is better, and one that is not."""
-    random = np.random.default_rng(0)
-    noise = random.normal(size=10)
-    rows = rows_of("Adam", adam := 2 + noise / 10)
-    rows += rows_of("AngularGrad", 1 + noise / 10 + random.normal(size=10) / 50)
-    rows += rows_of("AdamNorm", adamnorm := adam + random.normal(size=10) / 10)
-    for name in ("Adam", "AngularGrad", "AdamNorm"):
-        for rate, loss in ((0.001, 2.5), (0.01, 2.0), (0.1, 4.0)):
-            rows += rows_of(name, [loss] * 3, rate, "tuning")
-    results = report.Results(rows)
-    found = {r["optimizer"]: r for r in results.comparisons("digits-cnn")}
-    assert found["AngularGrad"]["verdict"] == "better"
-    assert found["AngularGrad"]["mean"] == pytest.approx(-1, abs=0.05)
-    assert found["AdamNorm"]["verdict"] == "no detectable difference"
-    assert results.target("digits-cnn") == pytest.approx(2.1)
-    assert (results.epochs_to_target("digits-cnn", "AngularGrad") == 2).all()
-    assert results.sensitivity("digits-cnn", "Adam")[1] == [2.5, 2.0, 4.0]
-    text = report.table(results, "digits-cnn")
-    assert "| AngularGrad | 0.01 | " in text and "2 (10 of 10)" in text
-    assert "| better |" in report.comparison_table(results, "digits-cnn")
-    assert re.search(
-        r"AngularGrad \| Adam \| \*\*-5\d\.\d better", report.overview(results)
+    losses = {}
+    for task in tasks.TASKS:
+        adam = 2 + random.normal(size=12) / 10
+        losses[task, "Adam"] = adam
+        losses[task, "AngularGrad"] = adam + random.normal(size=12) / 200
+        losses[task, "Adam at 0.88 of AngularGrad"] = adam
+        losses[task, "AdamNorm"] = 0.9 * adam
+        losses[task, "Adam at 1.25 of AdamNorm"] = adam
+        losses[task, "AngularGrad tan"] = adam + random.normal(size=12) / 10
+    losses["words", "AngularGrad tan"] = losses["words", "Adam"] + np.append(
+        np.linspace(0.05, 0.2, 10), [-0.06, -0.12]
     )
-    page = report.report(results)
-    assert "## CNN on digits" in page and "from the 57 runs" in page
-    assert (results.rising("digits-cnn", "Adam") == 0).all()
-    still = report.unfinished(
-        results, ["digits-cnn", "quadratic"], ["Adam", "WGDAdam"], range(10)
+    return losses
+
+
+def test_verdicts_are_corrected_over_all_tasks(tmp_path):
+    found = results_of(tmp_path, known_outcome())
+    of = {(v.task, v.optimizer, v.other): v for v in found.verdicts}
+    for task in tasks.TASKS:
+        assert of[task, "AdamNorm", "Adam"].verdict == "better"
+        assert of[task, "AdamNorm", "Adam"].p == pytest.approx(12 * 2 / 2**12)
+        same = of[task, "AngularGrad", "Adam at 0.88 of AngularGrad"]
+        assert same.verdict == "equivalent"
+    chance = of["words", "AngularGrad tan", "Adam"]
+    raw = statistics.flipped(
+        np.subtract(*(found.results.values("words", n) for n in chance_names()))
     )
-    assert still.splitlines()[2:] == [
-        "- CNN on digits: WGDAdam",
-        "- noisy quadratic: Adam",
-    ]
-    ratio, p = results.spread("digits-cnn", "AdamNorm", "Adam")
-    assert ratio == pytest.approx(adamnorm.std() / adam.std())
-    assert 0.05 < p <= 1
-    assert "| AngularGrad |" in report.spreads(results)
-    pictures.plot_sensitivity(results, tmp_path / "s.png")
-    pictures.plot_differences(results, tmp_path / "d.png")
+    assert raw < 0.05 / 3  # in a family of its task it would be worse
+    assert chance.p > 0.05 and chance.verdict == "undecided"
+
+
+def chance_names():
+    return "AngularGrad tan", "Adam"
+
+
+def test_missing_runs_count_and_are_told(tmp_path):
+    losses = known_outcome()
+    losses = {k: v for k, v in losses.items() if k[0] == "words"}
+    found = results_of(tmp_path, losses)
+    of = {(v.optimizer, v.other): v for v in found.verdicts}
+    assert of["AdamNorm", "Adam"].p == pytest.approx(12 * 2 / 2**12)
+    missing = found.missing()
+    assert "CNN on digits" in missing["AdamNorm - Adam"]
+    assert "language of words" not in missing["AdamNorm - Adam"]
+    assert missing["WGDAdam - Adam"] == [
+        "CNN on digits", "language of words", "CNN on Fashion-MNIST",
+    ]  # fmt: skip
+    page = report.report(found, "all at abc")
+    assert "**Still to be run**" in page
+    assert "- AdamNorm - Adam: CNN on digits; noisy quadratic; " in page
+
+
+def test_exploratory_comparisons_have_no_verdict(tmp_path):
+    losses = known_outcome()
+    for task in tasks.TASKS:
+        losses[task, "DiffGrad"] = 2 * losses[task, "Adam"]
+    found = results_of(tmp_path, losses)
+    explored = [v for v in found.verdicts if v.family == entries.EXPLORATORY]
+    assert len(explored) == 6
+    assert {v.verdict for v in explored} == {""}
+    assert explored[0].p == pytest.approx(2 / 2**12)  # and p is not corrected
+    text = report.details(found, entries.EXPLORATORY)
+    assert "| CNN on digits | DiffGrad - Adam | +100.0 |" in text
+    assert "better" not in text and "worse" not in text
+
+
+def test_page_and_pictures(tmp_path):
+    found = results_of(tmp_path, known_outcome())
+    page = report.report(found, "all at abc")
+    assert f"{6 * 6 * 15} rows" in page and "all at abc" in page
+    assert page.count("**-10.0 better**") == 6 * 2  # with Adam and with its control
+    mean = 2 + np.random.default_rng(0).normal(size=12).mean() / 10
+    assert f"| Adam | 0.01 | {mean:.4g} ± " in page
+    assert report.target(found, "words") == pytest.approx(
+        1.05 * np.mean(found.results.values("words", "Adam", "test_loss", "tuning"))
+    )
+    assert (report.epochs_to_target(found, "words", "AdamNorm") == 2).all()
+    assert report.rising(found, "words", "Adam") == 0
+    pictures.plot_sensitivity(found, tmp_path / "s.png")
+    pictures.plot_differences(found, tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 10_000
 
 
-class EveryComparison(report.Results):
-    """Made up: all optimizers against all that they are compared with."""
-
-    def __init__(self):
-        self.workloads = list(tasks.TASKS)
-
-    def comparisons(self, workload, measure="test_loss"):
-        far = 50.0 if workload == "quadratic" else 0.3
-        return [
-            {
-                "optimizer": name, "against": against, "verdict": "better",
-                "mean": 0.0, "low": -0.01, "high": far,
-            }
-            for name, entry in study.ENTRIES.items()
-            for against in entry.against
-        ]  # fmt: skip
-
-    def column(self, workload, optimizer, name, stage="report"):
-        return np.ones(10)
+def test_no_run_with_a_divergence_is_a_mean(tmp_path):
+    losses = known_outcome()
+    losses["words", "AdamNorm"] = [np.inf, *losses["words", "AdamNorm"][1:]]
+    found = results_of(tmp_path, losses)
+    text = report.family_table(found, "AdaNorm")
+    assert "1 of 12 diverged" in text and "nan" not in text
+    assert "1 of 12 diverged" in report.details(found, "AdaNorm")
 
 
 def test_differences_can_be_read_on_a_phone(tmp_path, monkeypatch):
     """368 pixels wide, letters of at least 8, nothing cut and nothing on another."""
+    losses = known_outcome()
+    for pairs in study.COMPARISONS.values():
+        for name in itertools.chain(*pairs):
+            for task in tasks.TASKS:
+                losses.setdefault((task, name), losses[task, "AngularGrad tan"] * 40)
     figures = []
     save = Figure.savefig
 
@@ -169,14 +219,15 @@ def test_differences_can_be_read_on_a_phone(tmp_path, monkeypatch):
         save(figure, path, **keywords)
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    pictures.plot_differences(EveryComparison(), tmp_path / "d.png")
+    pictures.plot_differences(results_of(tmp_path, losses), tmp_path / "d.png")
     (figure,) = figures
     figure.draw_without_rendering()
     texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
     width = figure.get_size_inches()[0]
     smallest = min(text.get_fontsize() for text in texts) * 368 / (72 * width)
     assert smallest >= 7
-    labels = [t for t in texts if t.get_text() in study.ENTRIES]
+    labels = [t for t in texts if "\n- " in t.get_text()]
+    assert len(labels) == 11
     assert min(t.get_fontsize() for t in labels) * 368 / (72 * width) >= 8
     boxes = [text.get_window_extent() for text in texts]
     for text, box in zip(texts, boxes):
@@ -191,32 +242,9 @@ def test_differences_can_be_read_on_a_phone(tmp_path, monkeypatch):
     assert not on_another
 
 
-def test_smoothness():
-    """SGD rises in every second epoch, WGDSGD in one run of ten only."""
-    rows = rows_of("SGD", range(10)) + rows_of("WGDSGD", range(10))
-    for row in rows[:11]:
-        row["validation_losses"] = "3 4 2"
-    for row in rows[11:]:
-        row["validation_losses"] = "3 2 1"
-    text = report.smoothness(report.Results(rows))
-    assert "| WGDSGD | SGD | 5.0% | 50.0% | -50.0% to -35.0% | 0.004 |" in text
-
-
-def test_parse():
-    args = study.parse(["--optimizers", "DiffGradNorm"])
-    assert args.optimizers == ["Adam", "DiffGrad", "DiffGradNorm", "Adam again"]
-    args = study.parse(["--optimizers", "AngularGrad", "--no-controls"])
-    assert args.optimizers == ["Adam", "AngularGrad"]
-    for flags in (
-        ["--seeds", "1", "2"], ["--seeds", "11", "11"], ["--workers", "some"],
-    ):  # fmt: skip
-        with pytest.raises(SystemExit):
-            study.parse(flags)
-
-
 @pytest.mark.parametrize("name", tasks.TASKS)
-def test_workloads(name, monkeypatch):
-    """Parts are disjoint, drawn by the seed; the network fits them."""
+def test_tasks(name, monkeypatch):
+    """Parts are disjoint, and the same for all seeds; the network fits them."""
     if name == "words":
         pytest.importorskip("wordfreq")
     if "fashion" in name:
@@ -226,82 +254,106 @@ def test_workloads(name, monkeypatch):
             fake[f"{part}_x"] = random.integers(0, 256, (size, 28, 28, 1), "uint8")
             fake[f"{part}_y"] = random.integers(0, 10, size)
         monkeypatch.setattr(tasks, "fashion", lambda: fake)
-    workload = tasks.TASKS[name]
-    parts = workload.parts(1)
-    again, other = workload.parts(1), workload.parts(2)
-    assert (parts.train[0] == again.train[0]).all()
-    assert (parts.train[0] != other.train[0]).any()
+    task = tasks.TASKS[name]
+    parts, other = task.parts(1), task.parts(2)
+    assert not task.resplit
+    assert (parts.test[0] == other.test[0]).all()
+    assert (parts.validation[0] == other.validation[0]).all()
+    assert (parts.train[0] == other.train[0]).all() == (name != "quadratic")
     if name != "quadratic":
-        images = [
-            {row.tobytes() for row in x[:500]} for x, _ in (parts.train, parts.test)
-        ]
-        assert len(images[0] & images[1]) < 5
+        images = [{row.tobytes() for row in x[:500]} for x, _ in parts]
+        for one, another in itertools.combinations(images, 2):
+            assert len(one & another) < 5
     few = comparison.Parts(*((x[:64], y[:64]) for x, y in parts))
-    trainer = comparison.training.Trainer(workload, study.ENTRIES["Adam"].make(1), few)
+    trainer = comparison.training.Trainer(task, keras_gradopt.AdamCore(1), few)
     found = comparison.data.evaluate(trainer.model, few.validation, None)
     assert np.isfinite(list(found.values())).all()
     assert tasks.has_kernels(name) == (name in ("digits-cnn", "fashion-cnn", "words"))
 
 
-def test_committed_rows_are_taken_over_and_written_as_they_were(tmp_path, monkeypatch):
-    """Nothing is run for them; one that is missing is, with its columns."""
-    committed = study.Path(__file__).parents[2] / "docs/studies/optimizers/runs.csv"
-    with open(committed, newline="") as file:
-        lines = file.readlines()
-    chosen = [line for line in lines if line.startswith("quadratic,Adam,")]
-    results = tmp_path / "results"
-    results.mkdir()
-    text = lines[0] + "".join(chosen)
-    (results / "runs.csv").write_text(text)
-    flags = ["--workloads", "quadratic", "--optimizers", "Adam", "--no-controls"]
-    flags += ["--runs", str(tmp_path / "runs"), "--results", str(results), "--quiet"]
-    study.main([*flags, "--collect"])
-    assert (results / "runs.csv").read_text() == text
-    assert "noisy quadratic" in (results / "README.md").read_text()
-    again = [*flags[:3], "Adam", "Adam again", *flags[4:], "--workers", "0"]
-    (task,) = [t for t in tasks.TASKS.values() if t.name == "quadratic"]
+def test_a_small_run(tmp_path, monkeypatch, capsys):
+    """Runs, goes on after rows were lost, and collects."""
+    quadratic = tasks.TASKS["quadratic"]
 
     def few(seed):
         train, *others = tasks.quadratic_parts(seed)
         return ((train[0][:64], train[1][:64]), *others)
 
-    monkeypatch.setitem(tasks.TASKS, task.name, dataclasses.replace(task, data=few))
-    study.main(again)
-    with open(results / "runs.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(chosen) + 10
-    assert {r["optimizer"] for r in rows[len(chosen) :]} == {"Adam again"}
-    folder = comparison.Results.load(tmp_path / "runs")
-    assert folder.verdicts[0].optimizer == "Adam again"
-    assert (results / "sessions.json").exists()
+    small = {"quadratic": dataclasses.replace(quadratic, data=few, epochs=1)}
+    names = ("Adam", "Adam again")
+    monkeypatch.setattr(study, "TASKS", small)
+    monkeypatch.setattr(study, "ENTRIES", {n: entries.ENTRIES[n] for n in names})
+    monkeypatch.setattr(study, "COMPARISONS", {entries.CONTROL: [names[::-1]]})
+    monkeypatch.setattr(study, "left_out", lambda *_: [])
+    flags = ["--folder", str(tmp_path), "--turn", "1", "--workers", "0", "--quiet"]
+    study.main([*flags, "--allow-dirty"])
+    rows = (tmp_path / files.RUNS).read_text().splitlines()
+    assert len(rows) > 1 + 3 * 8 + 2 * 12
+    page = (tmp_path / "README.md").read_text()
+    assert "| Adam again - Adam |" in page and "Still to be run" not in page
+    (tmp_path / files.RUNS).write_text("\n".join(rows[:-5]) + "\n")
+    study.main([*flags, "--allow-dirty"])
+    again = (tmp_path / files.RUNS).read_text().splitlines()
+    assert len(again) == len(rows)
+    sessions = files.read_json(tmp_path / "sessions.json", list)
+    assert [s["first_row"] for s in sessions] == [1, len(rows) - 5]
+    assert f"{len(rows) - 5} to {len(rows) - 1} at commit" in " ".join(
+        (tmp_path / "README.md").read_text().split()
+    )
+    assert "Everything else is in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "its columns must be workload"),
-        (",".join(study.FIELDS) + "\nquadratic,Adam\n", "is damaged"),
-        (
-            ",".join(study.FIELDS) + "\n../..,Adam,report,1,1,0,1,1,1,,1,1\n",
-            "unknown workload '../..'",
-        ),
-        (
-            ",".join(study.FIELDS) + "\nquadratic,Adam,report,x,1,0,1,1,1,,1,1\n",
-            "could not convert",
-        ),
-    ],
-)
-def test_damaged_results_are_a_sentence(text, says, tmp_path, capsys):
-    (tmp_path / "runs.csv").write_text(text)
-    flags = ["--collect", "--runs", str(tmp_path / "r"), "--results", str(tmp_path)]
+def test_rows_are_made_at_a_commit(tmp_path, monkeypatch, capsys):
+    """Not with changes that are in none."""
+    monkeypatch.setattr(commits, "ROOT", tmp_path)  # no checkout
     with pytest.raises(SystemExit) as stop:
-        study.main(flags)
+        study.main(["--folder", str(tmp_path / "results")])
+    assert stop.value.code == 2
+    assert "commit first" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_damaged_rows_are_a_sentence(tmp_path, capsys):
+    (tmp_path / files.RUNS).write_text("quadratic,Adam\n")
+    with pytest.raises(SystemExit) as stop:
+        study.main(["--folder", str(tmp_path), "--allow-dirty"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
+    assert "is damaged: its columns must be" in error and error.count("\n") == 1
 
 
-def test_controls_start_from_other_weights():
-    assert study.ENTRIES["Adam again"].arm.weights_shift == 1000
-    assert study.ENTRIES["Adam, 0.88 rate"].arm.rate_of == "AngularGrad"
-    assert study.ENTRIES["AngularGrad"].arm.make is keras_gradopt.AngularGrad
+@pytest.fixture(scope="module")
+def published():
+    return report.Study(comparison.Results.load(FOLDER))
+
+
+def test_the_tables_follow_from_the_committed_rows(published):
+    """The page is what `--collect` writes."""
+    made_at = commits.made_at(FOLDER, len(published.results.rows))
+    assert "dirty" not in made_at and "unknown" not in made_at
+    assert (FOLDER / "README.md").read_text() == report.report(published, made_at)
+
+
+def test_the_study_says_what_the_tables_say(published):
+    """Every line of a table of differences is one of the page's, with its words."""
+    known = {}
+    for family in published.plan.families:
+        table = report.family_table(published, family)
+        known |= {line.split("|")[1]: line for line in table.splitlines()[2:]}
+    lines = re.findall(r"^\| [^|]+ - [^|]+ \|.*", (DOCS / "study.md").read_text(), re.M)
+    assert len(lines) > 8
+    for line in lines:
+        assert line == known[line.split("|")[1]]
+
+
+PAGES = {
+    "AngularGrad": "angulargrad", "AdaNorm": "adanorm", "GAF": "gaf", "AdaL": "adal",
+    "WGD": "wgd",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PAGES)
+def test_pages_of_methods_and_study_have_the_verdicts_of_the_rows(family, published):
+    text = report.in_short(published, family)
+    assert text in (DOCS / f"methods/{PAGES[family]}.md").read_text()
+    assert text in (DOCS / "study.md").read_text()

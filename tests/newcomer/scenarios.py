@@ -63,7 +63,7 @@ class Subclassed(keras.Model):
         self.units = units
         self.stack = stack(units)
 
-    def call(self, x):
+    def call(self, x, training=None):
         for layer in self.stack:
             x = layer(x)
         return x

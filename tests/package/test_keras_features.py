@@ -97,6 +97,17 @@ def test_nadam_with_loss_scaling_is_wrong_on_jax():
     assert_differ(numpy_values(variables), go(keras.optimizers.Nadam(), gradients))
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="right elsewhere")
+def test_a_model_does_not_train_on_after_use_ema_on_jax():
+    """When this fails, Keras has mended it: tell so in docs/keras-notes.md."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(use_ema=True), "mse")
+    x, y = np.ones((8, 3)), np.ones((8, 2))
+    model.fit(x, y, verbose=0)
+    with pytest.raises((TypeError, ValueError)):
+        model.fit(x, y, verbose=0)
+
+
 @every_optimizer
 def test_apply_gradients_is_apply(name):
     variables = new_variables()
