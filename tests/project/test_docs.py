@@ -45,6 +45,15 @@ def test_examples_run(page, tmp_path, monkeypatch):
         namespace |= test.globs
 
 
+def test_tests_that_pages_name_exist():
+    """As evidence, in brackets; Keras' own are named otherwise."""
+    defined = "".join(path.read_text() for path in ROOT.glob("tests/*/test_*.py"))
+    for page in DOCS.rglob("*.md"):
+        for name in re.findall(r"\(`(test_\w+)`", page.read_text()):
+            known = f"def {name}(" in defined or list(ROOT.glob(f"tests/*/{name}.py"))
+            assert known, f"{page.name} names {name}"
+
+
 @pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)
 def test_tables_of_arguments_are_right(page):
     text = page.read_text()
