@@ -120,6 +120,9 @@ def learning_rate(value: Any) -> Any:
     return number("learning_rate", value, 0)
 
 
+_LARGEST = 2**31 - 1  # of Keras' counters
+
+
 def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     return lambda name, value: None if value is None else check(name, value)
 
@@ -128,17 +131,18 @@ def _integer_from(low: int) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> int:
         given = plain(value)
         integral = isinstance(given, Integral) and not isinstance(given, bool)
-        if not integral or given < low:
-            raise refuse(name, value, f"an integer >= {low}, or None")
+        if not integral or not low <= given <= _LARGEST:
+            raise refuse(name, value, f"an integer from {low} to {_LARGEST}, or None")
         return int(given)
 
     return check
 
 
 def whole_number(name: str, value: Any, low: int) -> int:
-    """Checks a whole number that is not below `low`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise refuse(name, value, f"a whole number, at least {low}")
+    """Checks a whole number that is not below `low` and that backends can hold."""
+    integral = isinstance(value, Integral) and not isinstance(value, bool)
+    if not integral or not low <= value <= _LARGEST:
+        raise refuse(name, value, f"a whole number from {low} to {_LARGEST}")
     return int(value)
 
 
@@ -149,11 +153,15 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+_MOST_CHOICES = 4
+
+
 def pattern(name: str, value: Any) -> str:
     """Checks a regular expression that is to be found in the path of a variable.
 
     It may come from a file. Python's matcher takes exponential time for a repeated
-    group that repeats something itself or has alternatives, so there is none.
+    group that repeats something itself or has alternatives, so there is none; and the
+    length of the path to the power of the repetitions, so there are few.
     """
     text(name, value)
     try:
@@ -163,6 +171,7 @@ def pattern(name: str, value: Any) -> str:
     left = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", value)
     left = re.sub(r"\(\?(?:[:=!]|<[=!]|P<\w+>)", "(", left)
     varies, group = re.compile(r"[*+?{|]"), re.compile(r"\(([^()]*)\)([*+{]?)")
+    choices = len(re.findall(r"[*+?{]\??", left))
     while found := group.search(left):
         inside, repeated = found.groups()
         if repeated and varies.search(inside):
@@ -172,8 +181,16 @@ def pattern(name: str, value: Any) -> str:
                 "a regular expression without repetition of a group that repeats "
                 "something itself or has alternatives",
             )
+        choices += "|" in inside
         instead = "*" if varies.search(inside) else "x"
         left = left[: found.start()] + instead + left[found.end(1) + 1 :]
+    if choices > _MOST_CHOICES:
+        raise refuse(
+            name,
+            value,
+            f"a regular expression with at most {_MOST_CHOICES} repetitions (*, +, ?, "
+            "{...}) and groups of alternatives",
+        )
     return value
 
 

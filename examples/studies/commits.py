@@ -39,15 +39,25 @@ def note_session(folder: Path, allow_dirty: bool = False) -> None:
     rows, path = folder / files.RUNS, folder / SESSIONS
     there = rows.exists() and rows.stat().st_size
     count = len(files.read_rows(rows)) if there else 0
-    known = files.read_json(path, list) if path.exists() else []
+    known = _sessions(path) if path.exists() else []
     known = [session for session in known if session["first_row"] <= count]
     now = {"first_row": count + 1, "commit": head + "-dirty" * bool(changed)}
     files.write_json(path, [*known, now])
 
 
+def _sessions(path: Path) -> list[dict[str, Any]]:
+    found = files.read_json(path, list)
+    for session in found:
+        try:
+            int(session["first_row"]), str(session["commit"])
+        except (TypeError, KeyError, ValueError):
+            raise ComparisonError(f"{path} is damaged: {session!r}") from None
+    return found
+
+
 def made_at(folder: Path, rows: int) -> str:
     """Which commit made which rows, for people."""
-    found = files.read_json(folder / SESSIONS, list)
+    found = _sessions(folder / SESSIONS)
     parts = []
     for session, after in zip(found, [*found[1:], {"first_row": rows + 1}]):
         first, last = session["first_row"], after["first_row"] - 1

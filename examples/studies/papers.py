@@ -30,7 +30,8 @@ RENAMED = {"resnext29": "resnext29_4x64d", "regnetx200mf": "regnetx_200mf"}
 # images are kept in memory here, of one size; the rest is trained one by one
 ELSEWHERE = {
     "mini_imagenet": "train.py --recipe angulargrad-miniimagenet",
-    "fgvc_aircraft": "train.py --recipe angulargrad-finegrained --dataset fgvc_aircraft",
+    "fgvc_aircraft": "train.py --recipe angulargrad-finegrained --dataset "
+    "fgvc_aircraft",
     "cars196": "train.py --recipe angulargrad-finegrained",
     "caltech_birds2011": "train.py --recipe angulargrad-finegrained --dataset "
     "caltech_birds2011",

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -320,6 +321,33 @@ def test_damaged_rows_are_a_sentence(tmp_path, capsys):
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "is damaged: its columns must be" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "3", '"x"', "[3]", "[{}]", '[{"a": 1}]'])
+def test_damaged_sessions_are_a_sentence(text, tmp_path, capsys):
+    (tmp_path / commits.SESSIONS).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        study.main(["--folder", str(tmp_path), "--allow-dirty"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert commits.SESSIONS in error and error.count("\n") == 1
+    assert (tmp_path / commits.SESSIONS).read_text() == text
+
+
+def test_names_in_rows_write_nothing_elsewhere(tmp_path):
+    """A task called `../../escaped` in the rows makes no file there."""
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    for name in ("declaration.json", files.RUNS, commits.SESSIONS):
+        shutil.copy(FOLDER / name, folder)
+    rows = (folder / files.RUNS).read_text().splitlines()
+    task = rows[1].partition(",")[0]
+    rows[1] = rows[1].replace(task, "../../escaped", 1)
+    (folder / files.RUNS).write_text("\n".join(rows) + "\n")
+    study.main(["--folder", str(folder), "--collect"])
+    assert "README.md" in {path.name for path in folder.iterdir()}
+    elsewhere = [path for path in tmp_path.rglob("*") if folder not in path.parents]
+    assert {path.name for path in elsewhere} == {"a", "b", "c"}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import copy
 import inspect
 import json
 import math
+import re
 import signal
 import threading
 from decimal import Decimal
@@ -268,13 +269,51 @@ def test_damage_that_was_found(damage, name):
     assert not loads(config)
 
 
+ENDLESS = ["(a+)+$", "(a|a)*$", "(x+x+)+y", "(a|aa)+$"]  # exponential
+ENDLESS += [
+    "a*a*a*a*a*a*a*a*a*b",
+    "(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)x$",
+    "a?" * 25 + "b",
+]
+ENDLESS += ["(a|a)" * 25 + "b"]
+
+
 @pytest.mark.parametrize("name", ["AngularGrad", "Transformed Adam"])
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "(x+x+)+y", "(a|aa)+$"])
+@pytest.mark.parametrize("pattern", ENDLESS)
 def test_expressions_that_take_for_ever_do_not(pattern, name):
-    """A file from elsewhere does not hang `build`: refused, or quick."""
+    """A file from elsewhere does not hang `build` or a step: refused."""
     config = serialized(name)
     config["config"]["exclude_from_weight_decay"]["var_names"] = [pattern]
-    loads(config)
+    assert not loads(config)
+    with pytest.raises(ValueError, match="a regular expression with"):
+        kt.Only(pattern, kt.Whiten())
+
+
+def test_expressions_that_people_write_are_quick():
+    import time
+
+    from keras_gradopt import arguments
+
+    for pattern in (
+        "kernel|bias|gamma|beta|embeddings",
+        r"^(encoder|decoder)/block_\d+/.*(kernel|bias)$",
+        r".*/?block_\d+/.*kernel$",
+        "a*a*a*a*b",  # the worst that is allowed
+    ):
+        start = time.perf_counter()
+        arguments.pattern("patterns", pattern)
+        re.search(pattern, 60 * "a" + "c")
+        assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    "name", ["gradient_accumulation_steps", "ema_overwrite_frequency"]
+)
+def test_a_number_that_no_counter_holds(name):
+    with pytest.raises(ValueError, match=name):
+        kg.RAdam(use_ema=True, **{name: 10**400})
+    with pytest.raises(ValueError, match="every"):
+        kg.callbacks.GradientMonitor(10**400)
 
 
 @pytest.mark.parametrize("depth", [2, 100, 1000])

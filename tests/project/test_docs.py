@@ -45,6 +45,37 @@ def test_examples_run(page, tmp_path, monkeypatch):
         namespace |= test.globs
 
 
+def test_tests_that_pages_name_exist():
+    """As evidence, in brackets; Keras' own are named otherwise."""
+    defined = "".join(path.read_text() for path in ROOT.glob("tests/*/test_*.py"))
+    for page in DOCS.rglob("*.md"):
+        for name in re.findall(r"\(`(test_\w+)`", page.read_text()):
+            known = f"def {name}(" in defined or list(ROOT.glob(f"tests/*/{name}.py"))
+            assert known, f"{page.name} names {name}"
+
+
+def test_what_broke_is_held_by_tests_that_exist():
+    paths = list(ROOT.glob("tests/*/test_*.py"))
+    known = {path.stem for path in paths}
+    known |= set(re.findall(r"def (\w+)\(", "".join(p.read_text() for p in paths)))
+    named = re.findall(r"(…?)((?:test_)?\w*_\w+)(…?)", _column("hardening.md", 2))
+    assert len(named) > 80
+    for cut_before, name, cut_after in named:
+        found = [
+            other
+            for other in known
+            if (other.endswith(name) if cut_before else other.startswith(name))
+            or (cut_before and name in other)
+        ]
+        assert name in known or found, f"{cut_before}{name}{cut_after}"
+
+
+def _column(page, number):
+    lines = (DOCS / page).read_text().splitlines()
+    rows = [line.split("|") for line in lines if line.startswith("| ")]
+    return "\n".join(row[number] for row in rows)
+
+
 @pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)
 def test_tables_of_arguments_are_right(page):
     text = page.read_text()
