@@ -190,13 +190,14 @@ def test_wheel_installs_and_imports_in_an_empty_environment(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    install = [python, "-m", "pip", "install", "-q", wheel]
+    subprocess.run(install, check=True, env=environment)
     code = (
         "import keras_gradopt, keras; w = keras.Variable([1.0]); "
         "keras_gradopt.AngularGrad(0.1).apply([keras.ops.ones(1)], [w]); "
         "print(keras_gradopt.__version__, float(w[0]))"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     result = subprocess.run(
         [python, "-c", code],
         capture_output=True,
