@@ -142,7 +142,7 @@ def whole_number(name: str, value: Any, low: int) -> int:
     """Checks a whole number that is not below `low` and that backends can hold."""
     integral = isinstance(value, Integral) and not isinstance(value, bool)
     if not integral or not low <= value <= _LARGEST:
-        raise refuse(name, value, f"a whole number from {low} to {_LARGEST}")
+        raise refuse(name, value, f"a whole number, at least {low}, below 2**31")
     return int(value)
 
 
