@@ -94,16 +94,16 @@ def test_filter_normalized():
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("steps", 0, "a whole number, at least 1"),
-        ("steps", 2.5, "a whole number, at least 1"),
-        ("batch_size", 0, "a whole number, at least 1"),
-        ("batch_size", True, "a whole number, at least 1"),
+        ("steps", 0, "a whole number, at least 1, below 2**31"),
+        ("steps", 2.5, "a whole number, at least 1, below 2**31"),
+        ("batch_size", 0, "a whole number, at least 1, below 2**31"),
+        ("batch_size", True, "a whole number, at least 1, below 2**31"),
         ("radius", 0, "a finite number in (0, inf)"),
         ("radius", float("nan"), "a finite number in (0, inf)"),
-        ("points", 3, "a whole number, at least 5"),
+        ("points", 3, "a whole number, at least 5, below 2**31"),
         ("points", 20, "an odd number, at least 5"),
-        ("directions", 0, "a whole number, at least 1"),
-        ("seed", -1, "a whole number, at least 0"),
+        ("directions", 0, "a whole number, at least 1, below 2**31"),
+        ("seed", -1, "a whole number, at least 0, below 2**31"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_done(name, value, allowed):
