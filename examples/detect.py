@@ -50,18 +50,9 @@ One epoch is what lies between two evaluations; the schedule counts iterations.
 """
 
 
-def optimizer_of(args, run, iterations):
-    """The optimizer, with the transforms that were asked for."""
-    given = args.transforms
-    parsed = [] if given is None else optimizer_flags.parse_transforms(given)
-    rate = optimizer_flags.learning_rate_schedule(
-        run.schedule, run.learning_rate, 1, iterations
-    )
-    return optimizer_flags.make_optimizer(run.optimizer, rate, run.settings, parsed)
-
-
 def build(args, run, data, iterations):
     """The model, compiled."""
+    optimizer_flags.check_accumulation(run.settings, iterations)
     model = ssd_network(
         len(data.class_names),
         run.image_size,
@@ -74,7 +65,7 @@ def build(args, run, data, iterations):
         source = keras.applications.VGG16(include_top=False, weights=run.weights)
         load_backbone(model, source)
     model.compile(
-        optimizer_of(args, run, iterations),
+        optimizer_flags.optimizer_of_run(run, args.transforms, 1, iterations),
         loss=MultiboxLoss(),
         jit_compile=True if args.jit else "auto",
     )
@@ -101,7 +92,9 @@ def prepare(args, run):
         ValueError, DatasetError, RunError: in a sentence.
     """
     scope = set_up(args, run)
-    optimizer_of(args, run, 1)  # whether its arguments are right, before the data
+    optimizer_flags.optimizer_of_run(
+        run, args.transforms, 1, 1
+    )  # whether its arguments are right, before the data
     optimizer_flags.try_one_step(run.optimizer, run.learning_rate, run.settings)
     data = boxed.load(
         run.dataset,

@@ -44,27 +44,9 @@ import keras_gradopt
 """
 
 
-def optimizer_of(args, run, steps_per_epoch, rates=()):
-    """The optimizer, with the transforms that were asked for and those in `rates`."""
-    given = args.transforms
-    parsed = [] if given is None else optimizer_flags.parse_transforms(given)
-    rate = optimizer_flags.learning_rate_schedule(
-        run.schedule, run.learning_rate, steps_per_epoch, run.epochs
-    )
-    return optimizer_flags.make_optimizer(
-        run.optimizer, rate, run.settings, [*parsed, *rates]
-    )
-
-
 def build(args, run, data, steps_per_epoch):
     """The model, compiled."""
-    accumulated = run.settings.get("gradient_accumulation_steps") or 1
-    if accumulated > steps_per_epoch * run.epochs:
-        raise ValueError(
-            f"--accumulate {accumulated} is more than the "
-            f"{steps_per_epoch * run.epochs} batches of the run: nothing would be "
-            "updated"
-        )
+    optimizer_flags.check_accumulation(run.settings, steps_per_epoch * run.epochs)
     model = create_model(
         run.model,
         data.image_shape,
@@ -80,7 +62,9 @@ def build(args, run, data, steps_per_epoch):
         factors = {rf"(^|/){head}/": 1.0, ".": run.backbone_rate}
         rates = [keras_gradopt.transforms.ScaleLearningRate(factors)]
     model.compile(
-        optimizer_of(args, run, steps_per_epoch, rates),
+        optimizer_flags.optimizer_of_run(
+            run, args.transforms, steps_per_epoch, run.epochs, rates
+        ),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=True if args.jit else "auto",
@@ -193,7 +177,8 @@ def prepare(args, run):
         ValueError, DatasetError, RunError: in a sentence.
     """
     scope = set_up(args, run)
-    optimizer_of(args, run, 1)  # whether its arguments are right, before the data
+    # whether its arguments are right, before the data
+    optimizer_flags.optimizer_of_run(run, args.transforms, 1, run.epochs)
     optimizer_flags.try_one_step(run.optimizer, run.learning_rate, run.settings)
     data = load(
         run.dataset,

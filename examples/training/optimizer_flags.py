@@ -4,6 +4,7 @@ import ast
 import inspect
 import math
 import warnings
+from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -181,3 +182,43 @@ def try_one_step(name: str, rate: float, settings: dict[str, Any]) -> None:
         raise ValueError(f"{name}({given}) cannot make a step: {reason}") from error
     if not np.isfinite(values).all():
         raise ValueError(f"{name}({given}) makes NaN or infinity in its first step")
+
+
+def optimizer_of_run(
+    run: Any,
+    listed: str | None,
+    steps_per_epoch: int,
+    epochs: int,
+    rates: Sequence[transforms.Transform] = (),
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a run's settings, with its schedule and transforms.
+
+    Args:
+        run: settings with `optimizer`, `learning_rate`, `schedule` and `settings`.
+        listed: transforms in words, or `None`.
+        steps_per_epoch: what the schedule counts as one.
+        epochs: how many of these.
+        rates: further transforms, after those listed.
+
+    Raises:
+        ValueError: for a wrong argument.
+    """
+    parsed = [] if listed is None else parse_transforms(listed)
+    rate = learning_rate_schedule(
+        run.schedule, run.learning_rate, steps_per_epoch, epochs
+    )
+    return make_optimizer(run.optimizer, rate, run.settings, [*parsed, *rates])
+
+
+def check_accumulation(settings: dict[str, Any], batches: int) -> None:
+    """Refuses an accumulation over more batches than there are: nothing would move.
+
+    Raises:
+        ValueError: for that.
+    """
+    accumulated = settings.get("gradient_accumulation_steps") or 1
+    if accumulated > batches:
+        raise ValueError(
+            f"--accumulate {accumulated} is more than the {batches} batches of the "
+            "run: nothing would be updated"
+        )

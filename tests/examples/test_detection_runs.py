@@ -285,3 +285,16 @@ def test_bad_flags_give_a_sentence(flags, says, program, capsys, tmp_path):
         program.main([*flags, "--output", str(tmp_path / "run")])
     assert stopped.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_accumulation_over_more_than_the_run_is_refused(
+    program, folder, capsys, tmp_path
+):
+    """Nothing would be updated."""
+    flags = ["--dataset", f"folder:{folder}", "--iterations", "2", "--batch-size", "2"]
+    flags += ["--steps-per-epoch", "1", "--accumulate", "50", "--width", "0.05"]
+    flags += ["--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stopped:
+        program.main(flags)
+    assert stopped.value.code == 2
+    assert "more than the 2 batches" in capsys.readouterr().err
