@@ -146,6 +146,11 @@ The monitor says what each transform did to the variables that it is for:
 masked.summary()
 
 """
+That `ScaleLearningRate` is called *DEAD* is right, and no fault: of the variables that
+it is for, the backbone's, it makes nothing but one constant factor, 0.1.
+"""
+
+"""
 ## Adaptive gradient clipping
 
 Clipping by a fixed norm needs another norm for each layer and each network. AGC

@@ -148,7 +148,7 @@ right.plot(*inert.series("effect_scale"), label="its inert copy")
 right.plot(
     *adanorm.series("effect_scale", "digits/second"), label="AdamNorm, 2nd layer"
 )
-right.set(xlabel="step", ylabel="update, times as long as the base's")
+right.set(xlabel="step", ylabel="update, times as long as the base's", ylim=(0.4, 1.6))
 for axes in (left, right):
     axes.grid(alpha=0.3)
     axes.legend()
