@@ -3,6 +3,7 @@
 Loaded by MkDocs and by griffe, which reads docstrings; not a page of the site.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -30,7 +31,13 @@ def math(source, language, css_class, options, md, **keywords):
 
 
 def on_config(config):
-    """Adds the fence "math" (the repository's web view knows it, too)."""
+    """Adds the fence "math" (the repository's web view knows it, too).
+
+    Where mike publishes one version of several, also the menu of versions; elsewhere
+    it would look for a list of them that is not there.
+    """
+    if "MIKE_DOCS_VERSION" in os.environ:
+        config.extra["version"] = {"provider": "mike"}
     fence = {"name": "math", "class": "math", "format": math}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
     documented.clear()

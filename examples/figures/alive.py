@@ -84,13 +84,13 @@ PAIRS = [
 
 
 def monitored(optimizer, images, labels, epochs):
-    """The monitor of a training run, and its last loss."""
+    """The monitor of a training run, and the loss of each epoch."""
     model = drawing.small_network(optimizer, seed=0)
     monitor = GradientMonitor(every=1, group_by="model")
     history = model.fit(
         images, labels, 16, epochs, shuffle=False, verbose=0, callbacks=[monitor]
     )
-    return monitor, history.history["loss"][-1]
+    return monitor, history.history["loss"]
 
 
 def in_short(verdict):
@@ -136,9 +136,9 @@ def main(arguments=None):
     found = {}
     for pair in PAIRS:
         for cls in pair:
-            monitor, loss = monitored(cls(), images, labels, epochs)
-            found[cls.__name__] = monitor, loss
-            print(f"\n{cls.__name__}, loss {loss:.3f}")
+            monitor, losses = monitored(cls(), images, labels, epochs)
+            found[cls.__name__] = monitor, losses
+            print(f"\n{cls.__name__}, loss {losses[-1]:.3f}")
             monitor.summary()
     drawing.save(draw(found), args.output)
     return {name: monitor for name, (monitor, _) in found.items()}

@@ -18,6 +18,7 @@ from figures import (
     coefficients,
     drawing,
     equivalent_surfaces,
+    front,
     gradient_norms,
     loss_landscape,
     surfaces,
@@ -28,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
 SCRIPTS = [
     coefficients,
     equivalent_surfaces,
+    front,
     gradient_norms,
     loss_landscape,
     surfaces,

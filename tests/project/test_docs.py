@@ -19,7 +19,7 @@ import keras_gradopt
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-GUIDES = sorted(DOCS.glob("guide/*.md"))
+GUIDES = [*sorted(DOCS.glob("guide/*.md")), DOCS / "coming-from.md"]
 METHODS = sorted(set(DOCS.glob("methods/*.md")) - {DOCS / "methods/index.md"})
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ARGUMENT = re.compile(r"^\| `(\w+)` \| `(.+?)` \|", re.MULTILINE)
