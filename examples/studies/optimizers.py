@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the data of Fashion-MNIST
 
 import commits
+import optimizers_pages
 from optimizers_entries import COMPARISONS, ENTRIES, LAST_TURN, left_out
 from optimizers_pictures import plot_differences, plot_sensitivity
 from optimizers_report import Study, overview, report
@@ -33,6 +34,7 @@ from keras_gradopt import comparison
 
 TUNING_SEEDS = (1, 2, 3)
 REPORT_SEEDS = tuple(range(11, 23))
+FOLDER = Path(__file__).resolve().parents[2] / "docs/studies/optimizers"
 
 
 def run(args) -> None:
@@ -54,12 +56,14 @@ def run(args) -> None:
 
 
 def collect(args) -> None:
-    """Writes tables and pictures."""
+    """Writes tables, pictures, and what pages of the site say from the rows."""
     study = Study(comparison.Results.load(args.folder))
     plot_sensitivity(study, args.folder / "sensitivity.png")
     plot_differences(study, args.folder / "differences.png")
     made_at = commits.made_at(args.folder, len(study.results.rows))
     (args.folder / "README.md").write_text(report(study, made_at))
+    if args.folder.resolve() == FOLDER:
+        optimizers_pages.write(study)
     print(f"\n{overview(study)}\n\nEverything else is in {args.folder}")
 
 
@@ -74,7 +78,7 @@ def parse(arguments=None):
     make.add_argument("--optimizers", nargs="+", choices=ENTRIES, metavar="NAME",
                       default=list(ENTRIES), help="run no others")  # fmt: skip
     make.add_argument("--workers", type=int, help="processes; as many as processors")
-    make.add_argument("--folder", type=Path, default=Path("docs/studies/optimizers"))
+    make.add_argument("--folder", type=Path, default=FOLDER)
     make.add_argument("--collect", action="store_true", help="run nothing")
     make.add_argument("--allow-dirty", action="store_true", help="for a trial")
     make.add_argument("--quiet", action="store_true", help="no progress bar")
