@@ -1,11 +1,21 @@
-"""The check, at import, that this Keras is one that works."""
+"""The check, at import, that Keras has a backend and is one that works."""
 
 import os
 import re
 import sys
 import warnings
 
-import keras
+try:
+    import keras
+except ModuleNotFoundError as missing:
+    _backend = str(missing.name).partition(".")[0]
+    if _backend not in ("tensorflow", "jax", "torch"):
+        raise
+    raise ImportError(
+        f"Keras is to run on {_backend}, which is not installed: pip install "
+        f"'keras-gradopt[{_backend}]', or set KERAS_BACKEND to the one of "
+        "tensorflow, jax and torch that is"
+    ) from missing
 
 OLDEST_KERAS = (3, 10)
 

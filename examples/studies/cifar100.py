@@ -382,7 +382,7 @@ def main() -> None:
     parser.add_argument("--slot", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--allow-dirty", action="store_true")
     parser.add_argument(

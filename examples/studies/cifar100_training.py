@@ -39,7 +39,7 @@ OTHER_WEIGHTS = 1000  # added to the seed that draws Adam-again's initial weight
 class Recipe:
     """What all runs share."""
 
-    epochs: int = 15
+    epochs: int = 5
     batch_size: int = 64
     network: str = "resnet20"
     precision: str = "float32"

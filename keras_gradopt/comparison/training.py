@@ -20,8 +20,6 @@ from keras_gradopt.comparison.arms import settings
 from keras_gradopt.comparison.files import replacing
 from keras_gradopt.comparison.tasks import Parts, Task
 
-ATTEMPTS = 10  # to make the weights of a seed
-
 
 class Trainer:
     """Trains a model with an optimizer again and again, compiled once.
@@ -70,21 +68,20 @@ class Trainer:
             variable.assign(start)
 
     def _fresh(self, seed: int, parts: Parts) -> list[Any]:
-        # Keras draws the seeds of weights from Python's generator, which all threads
-        # share, and Dask's draw when a worker is lost: so until it came out the same
-        before: list[bytes] = []
-        for _ in range(ATTEMPTS):
+        made = []
+        for _ in range(2):
             keras.utils.set_random_seed(seed)
-            fresh = _weights(new_model(self.task, parts))
-            found = [keras.ops.convert_to_numpy(v).tobytes() for v in fresh]
-            if found == before:
-                return fresh
-            before = found
-        raise ValueError(
-            f"`model` of task {self.task.name!r} must make the same weights for the "
-            f"same seed of `keras.utils.set_random_seed`. Received: others each time, "
-            f"in {ATTEMPTS} attempts with seed {seed}"
+            made.append(_weights(new_model(self.task, parts)))
+        first, second = (
+            [keras.ops.convert_to_numpy(v).tobytes() for v in each] for each in made
         )
+        if first != second:
+            raise ValueError(
+                f"`model` of task {self.task.name!r} must make the same weights for "
+                "the same seed of `keras.utils.set_random_seed`. Received: others the "
+                f"second time, with seed {seed}"
+            )
+        return made[0]
 
     def run(
         self,

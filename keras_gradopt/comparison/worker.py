@@ -15,6 +15,7 @@ import numpy as np
 from keras_gradopt.comparison import arms, data, training
 from keras_gradopt.comparison.arms import Arm
 from keras_gradopt.comparison.files import UNFINISHED
+from keras_gradopt.comparison.randomness import own_generator
 from keras_gradopt.comparison.tasks import Parts, Task, described
 
 KEEP = {"trainers": 6, "parts": 2}  # in memory
@@ -137,7 +138,7 @@ def rehearse(content: Any, names: list[str], seeds: list[int]) -> dict[str, Any]
         names: Of the arms.
         seeds: Of which the data of the first and the last is made.
     """
-    with _one_at_a_time:
+    with _one_at_a_time, own_generator():
         payload = payload_of(content)
         device = str(keras.ops.zeros(1).device).lower()
         found: dict[str, Any] = {
@@ -233,7 +234,7 @@ def train(
         folder: Of the comparison; where there is none, a run cannot go on half-way.
         every: Seconds between two writings of a run that is not finished.
     """
-    with _one_at_a_time:
+    with _one_at_a_time, own_generator():
         payload = payload_of(content)
         task, arm = payload.tasks[run["task"]], payload.arms[run["optimizer"]]
         parts = payload.parts(task, run["seed"])

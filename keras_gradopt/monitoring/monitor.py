@@ -18,6 +18,7 @@ from keras_gradopt.monitoring.measuring import (
     scope_of,
     updating_optimizers,
 )
+from keras_gradopt.monitoring.sinks import TensorBoard
 from keras_gradopt.monitoring.summaries import (
     Summary,
     Verdict,
@@ -83,13 +84,15 @@ class GradientMonitor(keras.callbacks.Callback):
         csv_path: a file to which records are written as they come. If it exists, what
             it has of earlier steps than the first of this run is kept. Defaults to
             none.
-        log_dir: a folder for TensorBoard. Defaults to none.
+        log_dir: a folder for TensorBoard, which must be installed (TensorFlow need
+            not be). Defaults to none.
         optimizer: which to measure, of a model that trains with several of its own (a
             GAN, say). Such an optimizer is built by its first step, which is not seen,
             unless you build it before. Defaults to `model.optimizer`.
 
     Raises:
         ValueError: for an argument out of range.
+        ImportError: for `log_dir` without TensorBoard.
 
     Example:
 
@@ -137,7 +140,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._labels: list[str] = []  # of the transforms of all probes
         self._summary = Summary([])
         self._why_nothing = "no training step was made with this monitor"
-        self._writer: Any = None
+        self._board = None if log_dir is None else TensorBoard(log_dir)
 
     # of Keras
 
@@ -147,10 +150,6 @@ class GradientMonitor(keras.callbacks.Callback):
             self._step.leave(self._probes)
         self._step, self._probes, self._batch, self._then = None, [], -1, None
         self._attach(first=True)
-        if self.log_dir and self._writer is None:
-            import tensorflow as tf
-
-            self._writer = tf.summary.create_file_writer(self.log_dir)
 
     def _measured(self) -> keras.optimizers.Optimizer:
         optimizer = self.optimizer or self.model.optimizer
@@ -236,8 +235,8 @@ class GradientMonitor(keras.callbacks.Callback):
             if self._step is not None:
                 self._step.leave(self._probes)
             self._probes = []
-        if self._writer is not None:
-            self._writer.flush()
+        if self._board is not None:
+            self._board.flush()
 
     def _reason(self) -> str:
         name = "`optimizer`" if self.optimizer else "`model.optimizer`"
@@ -484,14 +483,11 @@ class GradientMonitor(keras.callbacks.Callback):
                 if not self.records:
                     writer.writeheader()
                 writer.writerows([*before, *rows])
-        if self._writer is not None:
-            import tensorflow as tf
-
-            with self._writer.as_default():
-                for row in rows:
-                    for name in list(row)[2:]:
-                        title = f"{row['group']}/{name}"
-                        tf.summary.scalar(title, row[name], step=row["step"])
+        if self._board is not None:
+            for row in rows:
+                for name in list(row)[2:]:
+                    title = f"{row['group']}/{name}"
+                    self._board.scalar(title, row[name], row["step"])
 
     def _written_before(self, path: Path, step: int) -> list[dict[str, Any]]:
         """What an interrupted run wrote of the steps before this one."""

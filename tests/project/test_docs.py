@@ -91,7 +91,7 @@ def test_tables_of_arguments_are_right(page):
 def test_troubleshooting_quotes_the_errors(tmp_path, monkeypatch):
     """What the page is about says what it quotes, and its advice helps."""
     text = (DOCS / "guide/troubleshooting.md").read_text()
-    not_located, legacy = re.findall(
+    not_located, no_backend, legacy = re.findall(
         r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
     )
     save, load, load_without_optimizer = (code for _, code in BLOCK.findall(text))
@@ -121,7 +121,14 @@ print(model.optimizer)
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     with pytest.raises(ImportError) as refused:
         keras_gradopt.requirements.check()
+    without_backend = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['tensorflow'] = None\n"
+         "import keras_gradopt"],
+        capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"},
+    ).stderr.splitlines()  # fmt: skip
     said = [(not_located, printed[0]), (not_located, printed[1])]
+    said += [(no_backend, without_backend[-1])]
     said += [(legacy, f"ImportError: {refused.value}")]
     for quote, error in said:
         for part in quote.split("..."):
