@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import textwrap
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import nbformat
@@ -73,7 +73,7 @@ def key(path):
     """Of all that the outputs depend on."""
     files = [path, *sorted((ROOT / "keras_gradopt").rglob("*.py"))]
     parts = [file.read_bytes() for file in files]
-    parts += [version(p).encode() for p in ("keras", "matplotlib", "numpy")]
+    parts += sorted(f"{d.name} {d.version}".encode() for d in distributions())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
