@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import textwrap
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import nbformat
@@ -22,7 +22,7 @@ from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "notebooks"
-WIDTH = 100  # of what is printed, in characters
+WIDTH = 80  # of what is printed, in characters
 
 sys.path.insert(0, str(ROOT / "examples" / "notebooks"))
 import make  # noqa: E402
@@ -73,7 +73,7 @@ def key(path):
     """Of all that the outputs depend on."""
     files = [path, *sorted((ROOT / "keras_gradopt").rglob("*.py"))]
     parts = [file.read_bytes() for file in files]
-    parts += [version(p).encode() for p in ("keras", "matplotlib", "numpy")]
+    parts += sorted(f"{d.name} {d.version}".encode() for d in distributions())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -116,15 +116,16 @@ def links(name):
 
 def printed(text):
     """A block of text whose long lines are broken."""
+    wrap = textwrap.TextWrapper(
+        WIDTH,
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
     lines = [
-        textwrap.fill(
-            line, WIDTH, subsequent_indent="    ", replace_whitespace=False,
-            drop_whitespace=False, break_on_hyphens=False,
-        )
-        if len(line) > WIDTH
-        else line
+        wrap.fill(line) if len(line) > WIDTH else line
         for line in text.rstrip().splitlines()
-    ]  # fmt: skip
+    ]
     return "\n".join(["```{.text .output}", *lines, "```"])
 
 

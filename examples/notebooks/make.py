@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCES = sorted(set(HERE.glob("*.py")) - {Path(__file__)})
-PACKAGES = "comparison,examples,tensorflow"  # extras that the notebooks need
+EXTRAS = "comparison,tensorflow"
 BLOCK = re.compile(r'^"""\n(.*?)^"""$', re.DOTALL | re.MULTILINE)
 
 
@@ -49,12 +49,11 @@ def cells(source: str, url: str = "") -> list[dict]:
         url: the repository's address. Defaults to `""`: none is known.
     """
     fields = header(source)
-    install = (
-        f'%pip install -q "keras-gradopt[{PACKAGES}] @ git+{url}"'
-        if url
-        else "# in a copy of the repository, whose top is two folders up\n"
-        f'%pip install -q "../..[{PACKAGES}]"'
+    where = (
+        "" if url else "# in a copy of the repository, whose top is two folders up\n"
     )
+    package = f"keras-gradopt[{EXTRAS}] @ git+{url}" if url else f"../..[{EXTRAS}]"
+    install = f'{where}%pip install -q "{package}" scikit-learn'
     found = [
         ("markdown", f"# {fields['Title']}\n\n{fields['Description']}"),
         ("code", install),

@@ -56,5 +56,5 @@ def test_first_code_installs(tmp_path):
     assert text["source"] == ["# Text"] and code["source"] == ["x = 1"]
     _, install, *_ = make.cells(source, "https://example.org/x")
     (line,) = install["source"]
-    assert line.endswith('@ git+https://example.org/x"')
+    assert line.endswith('@ git+https://example.org/x" scikit-learn')
     assert json.loads(make.notebook(source))["nbformat"] == 4
