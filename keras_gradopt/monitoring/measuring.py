@@ -9,8 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gradopt.equations import Tensor, l2_norm, wide_dtype
+from keras_gradopt.equations import Tensor, wide_dtype
+from keras_gradopt.monitoring.details import Details, Measured
 from keras_gradopt.monitoring.summaries import OF_TRANSFORM, OF_UPDATE
+from keras_gradopt.monitoring.vectors import length, polar
 from keras_gradopt.optimizers.compilation import StepFunctions
 from keras_gradopt.optimizers.pipeline import Update, dense, tensors_of
 from keras_gradopt.optimizers.transformed import update_one_by_one
@@ -56,15 +58,17 @@ class TrainingStep:
             function = getattr(function, "measured", None) or cls(model)
         return function
 
-    def probes(self, optimizers: Sequence[Any], every: int) -> list["Probe"]:
+    def probes(
+        self, optimizers: Sequence[Any], every: int, details: Details
+    ) -> list["Probe"]:
         """One for each optimizer, which no other monitor has."""
-        return [self._probe(optimizer, every) for optimizer in optimizers]
+        return [self._probe(optimizer, every, details) for optimizer in optimizers]
 
-    def _probe(self, optimizer, every):
+    def _probe(self, optimizer, every, details):
         for probe in self._probes:
-            if probe.is_for(optimizer, every) and probe not in self._asked:
+            if probe.is_for(optimizer, every, details) and probe not in self._asked:
                 return probe
-        self._probes.append(Probe(optimizer, every, self._model))
+        self._probes.append(Probe(optimizer, every, self._model, details))
         return self._probes[-1]
 
     def ask(
@@ -120,7 +124,13 @@ class TrainingStep:
 class Probe:
     """Measures the updates of one optimizer while it is attached."""
 
-    def __init__(self, optimizer: Any, every: int, model: keras.Model) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        every: int,
+        model: keras.Model,
+        details: Details,
+    ) -> None:
         self._outer, self._every = optimizer, every
         self._optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         self._pipelines = getattr(optimizer, "pipelines", [])
@@ -132,11 +142,7 @@ class Probe:
         known = _known_variables(self._optimizer, model.trainable_variables)
         self.paths = [variable.path for variable in known]
         self.sizes = np.array([math.prod(variable.shape) for variable in known])
-        precision = {"float64": -52, "float32": -23, "float16": -10, "bfloat16": -7}
-        self.rounding = np.array(
-            [2.0 ** precision.get(keras.backend.standardize_dtype(v.dtype), -7)
-             for v in known]
-        )  # fmt: skip
+        self.rounding = np.array([_rounding(v.dtype) for v in known])
         self._positions = {self._index(v): i for i, v in enumerate(known)}
         self._functions = StepFunctions()
         # micro-steps, of which accumulation makes one
@@ -144,7 +150,9 @@ class Probe:
         self._counter = next(
             v for v in self._optimizer.variables if v.name == "iteration"
         )
-        shape = (len(OF_UPDATE) + len(self.labels) * len(OF_TRANSFORM),)
+        self.details = Measured(details, self._optimizer, known, self.labels)
+        self._unclipped: Iterator[Any] = iter(())
+        shape = (self._without_details + self.details.width,)
         self._variables = []
         if keras.backend.backend() != "jax":  # which must keep no other state
             with scope_of(model):
@@ -155,6 +163,10 @@ class Probe:
         self._is_attached = False
         self.begin()
 
+    @property
+    def _without_details(self) -> int:
+        return len(OF_UPDATE) + len(self.labels) * len(OF_TRANSFORM)
+
     def begin(self) -> None:
         """Forgets what was measured before."""
         self._arrived: dict[int, dict[int, np.ndarray]] = {}  # step, position
@@ -163,9 +175,10 @@ class Probe:
         for variable in self._variables:
             variable.assign(ops.zeros(variable.shape))
 
-    def is_for(self, optimizer: Any, every: int) -> bool:
-        """Whether it measures this optimizer in these steps."""
-        return self._outer is optimizer and self._every == every
+    def is_for(self, optimizer: Any, every: int, details: Details) -> bool:
+        """Whether it measures this of this optimizer in these steps."""
+        same = self._every == every and self.details.details == details
+        return self._outer is optimizer and same
 
     @property
     def updates(self) -> int:
@@ -182,7 +195,8 @@ class Probe:
             yield
             return
         optimizer, own_class = self._optimizer, type(self._optimizer)
-        before = {name: vars(optimizer).get(name) for name in ("apply", "update_step")}
+        altered = ("apply", "update_step", "_clip_gradients")
+        before = {name: vars(optimizer).get(name) for name in altered}
         try:
             self._is_attached = True
             update_one_by_one(optimizer)
@@ -203,23 +217,43 @@ class Probe:
                 return apply(*args, **keywords)
 
         def monitored_update_step(gradient, variable, learning_rate):
-            due = self._due()
+            due, unclipped = self._due(), next(self._unclipped, None)
             if _runs_eagerly() and not due:
                 update_step(gradient, variable, learning_rate)
                 return
             update = self._prepare(gradient, variable, learning_rate)
             (before,), of_update = tensors_of([variable]), update.arguments
+            beside = {}
+            if unclipped is not None:
+                beside["unclipped"] = dense(unclipped, variable)
             if keras.backend.backend() == "torch":  # where updates are in place
-                gradient, before, of_update = keras.tree.map_structure(
-                    ops.copy, (gradient, before, of_update)
+                gradient, before, of_update, beside = keras.tree.map_structure(
+                    ops.copy, (gradient, before, of_update, beside)
                 )
             update_step(gradient, variable, learning_rate)
             (after,) = tensors_of([variable])
             position = self._positions[self._index(variable)]
-            self._sample(due, position, update, gradient, before, of_update, after)
+            slots = self.details.slots[position]
+            beside["slots"] = dict(zip(slots, tensors_of(list(slots.values()))))
+            self._sample(
+                due, position, update, gradient, before, of_update, after, beside
+            )
 
         self._optimizer.apply = monitored_apply
         self._optimizer.update_step = monitored_update_step
+        if self.details.details.clipping:
+            self._note_gradients_before_clipping()
+
+    def _note_gradients_before_clipping(self):
+        # Keras clips all gradients, and then calls `update_step` in the same order
+        clip = self._optimizer._clip_gradients
+
+        def noted(gradients):
+            clipped = clip(gradients)
+            self._unclipped = iter(list(gradients))
+            return clipped
+
+        self._optimizer._clip_gradients = noted
 
     def _prepare(self, gradient, variable, learning_rate) -> Update:
         """What the optimizer is about to do, to be done again when it is measured."""
@@ -236,7 +270,7 @@ class Probe:
         return ops.logical_and(last, ops.equal(step % self._every, 0))
 
     def _sample(
-        self, due, position, update, gradient, before, arguments, after
+        self, due, position, update, gradient, before, arguments, after, beside
     ) -> None:
         step = ops.cast(self._optimizer.iterations + 1, "float32")
 
@@ -246,7 +280,7 @@ class Probe:
             return self._functions.call(
                 ("monitor", update.key, str(before.dtype)),
                 lambda *tensors: self._measure(update, *tensors),
-                step, dense(gradient, before), before, after, arguments,
+                step, dense(gradient, before), before, after, arguments, beside,
                 jit_compile=False,
             )  # fmt: skip
 
@@ -263,8 +297,11 @@ class Probe:
             (old,) = tensors_of([variable])
             self._optimizer.assign(variable, ops.cond(due, measure, lambda: old))
 
-    def _measure(self, update, step, gradient, before, after, arguments) -> Tensor:
-        """A vector of `OF_UPDATE`, and of `OF_TRANSFORM` for each transform."""
+    def _measure(
+        self, update, step, gradient, before, after, arguments, beside
+    ) -> Tensor:
+        """A vector: `OF_UPDATE`, `OF_TRANSFORM` for each transform, the details."""
+        tolerance = max(1e-6, 4 * _rounding(gradient.dtype))
         dtype = wide_dtype(before.dtype)
         gradient, before, after = (
             ops.cast(x, dtype) for x in (gradient, before, after)
@@ -275,37 +312,46 @@ class Probe:
             with _all_set(self._pipelines, bypassed=True):
                 parameter, _ = update.function(*arguments)
             plain = ops.cast(parameter, dtype) - before
-        gradient_l2, steepest = _polar(gradient)
-        change_l2, direction = _polar(change)
-        plain_l2, plain_direction = _polar(plain)
+        gradient_l2, steepest = polar(gradient)
+        change_l2, direction = polar(change)
+        plain_l2, plain_direction = polar(plain)
         values = [
             step,
             ops.sum(ops.abs(gradient)),
             gradient_l2,
             ops.max(ops.abs(gradient)),
             change_l2,
-            _polar(before)[0],
+            polar(before)[0],
             -ops.sum(steepest * direction),
             plain_l2,
-            _length(direction - plain_direction),
+            length(direction - plain_direction),
         ]
 
+        labels, coefficients = iter(self.labels), {}
+
         def observe(transform, received, result):
+            label = next(labels)
             if result is None:
                 values.extend([-ops.ones((), dtype)] * len(OF_TRANSFORM))
                 return
             coefficient = result.coefficient
             if coefficient is None:
                 coefficient = ops.ones((1,), dtype)
+            coefficients[label] = coefficient
             mean = ops.mean(coefficient)
             spread = ops.sqrt(ops.mean(ops.square(coefficient - mean)))
-            received_l2, came = _polar(received)
-            left_l2, went = _polar(ops.cast(result.gradient, dtype))
-            values.extend([received_l2, left_l2, _length(came - went), mean, spread])
+            received_l2, came = polar(received)
+            left_l2, went = polar(ops.cast(result.gradient, dtype))
+            values.extend([received_l2, left_l2, length(came - went), mean, spread])
 
         with _all_set(self._pipelines, observer=observe):
             update.function(*arguments)
-        return ops.stack([ops.cast(value, "float32") for value in values])
+        main = ops.stack([ops.cast(value, "float32") for value in values])
+        more = self.details.measure(
+            gradient, change, coefficients, beside.get("unclipped"), beside["slots"],
+            tolerance,
+        )  # fmt: skip
+        return ops.concatenate([main, *more]) if more else main
 
     def _receive(self, position, values) -> None:
         self._arrived.setdefault(int(values[0]), {})[int(position)] = np.array(values)
@@ -317,8 +363,11 @@ class Probe:
         after = self._micro_steps // self._per_step
         return (after - 1) // self._every > (before - 1) // self._every
 
-    def new_samples(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Steps, and what was measured in each: an array (variable, quantity)."""
+    def new_samples(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Steps, and what was measured in each: an array (variable, quantity).
+
+        The details are an array of their own.
+        """
         if keras.backend.backend() == "jax":
             import jax
 
@@ -332,7 +381,15 @@ class Probe:
                 self._last = step
                 empty = np.zeros_like(next(iter(of_step.values())))
                 rows = [of_step.get(i, empty) for i in range(len(self.paths))]
-                yield step, np.array(rows, "float64")
+                values = np.array(rows, "float64")
+                main, more = np.split(values, [self._without_details], axis=1)
+                yield step, main, more
+
+
+def _rounding(dtype):
+    """The relative rounding of a floating dtype."""
+    precision = {"float64": -52, "float32": -23, "float16": -10, "bfloat16": -7}
+    return 2.0 ** precision.get(keras.backend.standardize_dtype(dtype), -7)
 
 
 def _known_variables(optimizer, variables):
@@ -372,18 +429,3 @@ def _all_set(pipelines: Sequence[Any], **attributes: Any) -> Iterator[None]:
     finally:
         for pipeline, values in zip(pipelines, before):
             vars(pipeline).update(values)
-
-
-def _length(x: Tensor) -> Tensor:
-    return l2_norm(x) if x.shape else ops.abs(x)
-
-
-def _polar(x: Tensor) -> tuple[Tensor, Tensor]:
-    """L2 norm and direction, without overflow and underflow of squares.
-
-    The difference of two directions is as long as twice the sine of half their angle.
-    """
-    peak = ops.max(ops.abs(x))
-    scaled = x / ops.where(peak > 0, peak, 1.0)
-    length = _length(scaled)
-    return peak * length, scaled / ops.where(length > 0, length, 1.0)

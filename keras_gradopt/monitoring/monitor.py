@@ -1,10 +1,9 @@
 """A callback that shows what an optimizer does while it trains."""
 
 import contextlib
-import csv
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,21 @@ import keras
 import numpy as np
 
 from keras_gradopt import arguments
+from keras_gradopt.monitoring.details import (
+    Clipped,
+    Details,
+    combined_details,
+    recorded_details,
+)
 from keras_gradopt.monitoring.measuring import (
     Probe,
     TrainingStep,
     scope_of,
     updating_optimizers,
 )
-from keras_gradopt.monitoring.sinks import TensorBoard
+from keras_gradopt.monitoring.sinks import Sinks
 from keras_gradopt.monitoring.summaries import (
+    OF_UPDATE,
     Summary,
     Verdict,
     aligned,
@@ -61,6 +67,22 @@ class GradientMonitor(keras.callbacks.Callback):
       belongs to Keras (`Transformed` over Keras' optimizers), for which only
       the transforms are measured.
 
+    And, where it is asked for, with
+
+    - `unclipped_l2`: norm of the gradient before Keras clipped it; `clipped`, the share
+      of the group's variables whose gradient clipping changed (`clipping=True`);
+    - for each slot S of the optimizer that has its variable's shape, Adam's `momentum`
+      and `velocity` for instance, after the update: `S.l2`, its norm, and `S.angle` to
+      the gradient in radians, NaN where one of them is zero (`moments=True`). Keras'
+      SGD keeps steps in its momentum and no gradients: its angle is pi where an
+      average of gradients would have 0.
+
+    With `histograms=`, each entry of `histograms` is a dictionary of one sampled step
+    and one variable, however records are grouped: `step`, `variable`, `histogram`
+    (`"gradient"`, `"update"` or `"T.coefficient"`), `edges`, an array of 31 numbers
+    from the lowest to the highest entry at equal distances, and `counts`, an array of
+    30 numbers of entries between them. Entries that are not finite are not counted.
+
     AdaNorm's correction and the activation of GAFSGD's velocity count as transforms.
 
     A variable without a gradient is in no group. The parts of a `MultiOptimizer` are
@@ -89,9 +111,27 @@ class GradientMonitor(keras.callbacks.Callback):
         optimizer: which to measure, of a model that trains with several of its own (a
             GAN, say). Such an optimizer is built by its first step, which is not seen,
             unless you build it before. Defaults to `model.optimizer`.
+        on_record: a function that is called with each record as it comes, a new
+            dictionary; and with each histogram, if they are asked for, which has
+            `"counts"`. What it returns is ignored, what it raises ends the training.
+            Defaults to none.
+        histograms: of what each sampled step has histograms: a list of `"gradient"`
+            (after clipping), `"update"`, `"coefficient"` (of each transform); `True`
+            for all of them. Defaults to `False`, none.
+        moments: whether the optimizer's moments are measured. Defaults to `False`.
+        clipping: whether the gradient before clipping is measured, and whether clipping
+            acted. Not with several replicas of `tf.distribute`. Defaults to `False`.
+        processes: of several processes that train together: `"first"`, only process 0
+            writes (`csv_path`, `log_dir`) and calls `on_record`; `"each"`, every one
+            does, process 1 to `records-1.csv` where `csv_path` is `records.csv`, and to
+            the folder `process-1` in `log_dir`. It is their number in JAX, in PyTorch's
+            process group or its `RANK`, in TensorFlow's `TF_CONFIG`. Defaults to
+            `None`: every process writes to the paths as they are, as one that is
+            alone does.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range; when training begins, for `clipping`
+            with several replicas.
         ImportError: for `log_dir` without TensorBoard.
 
     Example:
@@ -117,6 +157,12 @@ class GradientMonitor(keras.callbacks.Callback):
         csv_path: str | Path | None = None,
         log_dir: str | Path | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
+        *,
+        on_record: Callable[[dict[str, Any]], Any] | None = None,
+        histograms: bool | Sequence[str] = False,
+        moments: bool = False,
+        clipping: bool = False,
+        processes: str | None = None,
     ) -> None:
         super().__init__()
         if not callable(group_by):
@@ -130,7 +176,10 @@ class GradientMonitor(keras.callbacks.Callback):
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.log_dir = None if log_dir is None else str(log_dir)
         self.optimizer = optimizer
+        self._details = Details.checked(histograms, moments, clipping)
+        self._sinks = Sinks(self.csv_path, self.log_dir, on_record, processes)
         self.records: list[dict[str, Any]] = []
+        self.histograms: list[dict[str, Any]] = []
         self._step: Any = None  # a TrainingStep
         self._probes: list[Probe] = []
         self._then: Callable[[], None] | None = None  # after each call by hand
@@ -138,9 +187,8 @@ class GradientMonitor(keras.callbacks.Callback):
         self._of_epoch: list[dict[str, Any]] = []
         self._variables: list[str] = []
         self._labels: list[str] = []  # of the transforms of all probes
-        self._summary = Summary([])
+        self._summary, self._clipped = Summary([]), Clipped()
         self._why_nothing = "no training step was made with this monitor"
-        self._board = None if log_dir is None else TensorBoard(log_dir)
 
     # of Keras
 
@@ -168,7 +216,10 @@ class GradientMonitor(keras.callbacks.Callback):
         if not optimizer.built:  # the first step will
             return
         self._step = TrainingStep.for_model(model)
-        self._probes = self._step.probes(updating_optimizers(optimizer), self.every)
+        self._check_replicas()
+        self._probes = self._step.probes(
+            updating_optimizers(optimizer), self.every, self._details
+        )
         for probe in self._probes:
             probe.begin()
         labels = [label for probe in self._probes for label in probe.labels]
@@ -181,8 +232,18 @@ class GradientMonitor(keras.callbacks.Callback):
             bases = [probe.base for probe in self._probes if probe.labels]
             base = " and ".join(dict.fromkeys(bases))
             self.records, self._summary = [], Summary(labels, base)
+            self.histograms, self._clipped = [], Clipped()
             self._labels, self._variables = labels, variables
         self._step.ask(self._probes, self._then)
+
+    def _check_replicas(self):
+        strategy = getattr(self.model, "distribute_strategy", None)  # of TensorFlow
+        replicas = getattr(strategy, "num_replicas_in_sync", 1)
+        if self._details.clipping and replicas > 1:
+            raise arguments.refuse(
+                "clipping", True, f"False with tf.distribute ({replicas} replicas): "
+                "Keras clips the gradients of each replica before it adds them up"
+            )  # fmt: skip
 
     def _updates_made(self) -> int:
         return max(probe.updates for probe in self._probes)
@@ -235,8 +296,7 @@ class GradientMonitor(keras.callbacks.Callback):
             if self._step is not None:
                 self._step.leave(self._probes)
             self._probes = []
-        if self._board is not None:
-            self._board.flush()
+        self._sinks.flush()
 
     def _reason(self) -> str:
         name = "`optimizer`" if self.optimizer else "`model.optimizer`"
@@ -352,7 +412,7 @@ class GradientMonitor(keras.callbacks.Callback):
         Args:
             print_fn: called with each line. Defaults to `print`.
         """
-        for line in self._summary.lines():
+        for line in [*self._summary.lines(), *self._clipped.lines()]:
             print_fn(line)
         print_fn(self.verdict.sentence)
 
@@ -445,27 +505,54 @@ class GradientMonitor(keras.callbacks.Callback):
         """Takes up new samples, those of all probes in one step together."""
         samples: dict[int, list] = {}
         for probe in self._probes:
-            for step, values in probe.new_samples():
-                samples.setdefault(step, []).append((probe, values))
+            for step, values, more in probe.new_samples():
+                samples.setdefault(step, []).append((probe, values, more))
         for step, parts in sorted(samples.items()):
             values = np.concatenate(
-                [aligned(probe.labels, v, self._labels) for probe, v in parts]
+                [aligned(probe.labels, v, self._labels) for probe, v, _ in parts]
             )
-            sizes = np.concatenate([probe.sizes for probe, _ in parts])
-            rounding = np.concatenate([probe.rounding for probe, _ in parts])
-            paths = [path for probe, _ in parts for path in probe.paths]
+            sizes = np.concatenate([probe.sizes for probe, *_ in parts])
+            rounding = np.concatenate([probe.rounding for probe, *_ in parts])
+            paths = [path for probe, *_ in parts for path in probe.paths]
+            details = {
+                name: np.concatenate(
+                    [
+                        probe.details.scalars(more).get(name, np.full(len(more), -1.0))
+                        for probe, _, more in parts
+                    ]
+                )
+                for name in self._detail_names()
+            }
             self._of_epoch.append(self._summary.add(paths, values, sizes, rounding))
             groups: dict[str, list[int]] = {}
             measured = np.flatnonzero(values[:, 0])  # they have a gradient
             for index in measured.tolist():
                 groups.setdefault(self._group(paths[index]), []).append(index)
+
+            def of(indices, details=details):
+                return {name: column[indices] for name, column in details.items()}
+
+            self._clipped.add(of(measured))
+            gradient_l2 = values[:, OF_UPDATE.index("gradient_l2")]
             rows = [
                 {"step": step, "group": group}
                 | combined(self._labels, values[indices], sizes[indices])
+                | combined_details(of(indices), gradient_l2[indices])
                 for group, indices in groups.items()
             ]
-            self._write(rows)
+            histograms = [
+                {"step": step, "variable": probe.paths[i], "histogram": title}
+                | {"edges": edges, "counts": counts}
+                for probe, _, more in parts
+                for i, title, edges, counts in probe.details.histograms(more)
+            ]
+            self._write(rows, histograms)
             self.records += rows
+            self.histograms += histograms
+
+    def _detail_names(self) -> list[str]:
+        names = (name for probe in self._probes for name in probe.details.names)
+        return list(dict.fromkeys(names))
 
     def _group(self, path: str) -> str:
         if callable(self.group_by):
@@ -473,26 +560,8 @@ class GradientMonitor(keras.callbacks.Callback):
         names = {"variable": path, "layer": path.rpartition("/")[0], "model": "model"}
         return names[self.group_by]
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        if self.csv_path:
-            first = rows[0]["step"]
-            before = [] if self.records else self._written_before(self.csv_path, first)
-            fields = ["step", "group", *recorded_names(self._labels)]
-            with open(self.csv_path, "a" if self.records else "w", newline="") as file:
-                writer = csv.DictWriter(file, fields, lineterminator="\n")
-                if not self.records:
-                    writer.writeheader()
-                writer.writerows([*before, *rows])
-        if self._board is not None:
-            for row in rows:
-                for name in list(row)[2:]:
-                    title = f"{row['group']}/{name}"
-                    self._board.scalar(title, row[name], row["step"])
-
-    def _written_before(self, path: Path, step: int) -> list[dict[str, Any]]:
-        """What an interrupted run wrote of the steps before this one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            return []
-        with open(path, newline="") as file:
-            return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    def _write(
+        self, rows: list[dict[str, Any]], histograms: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        names = recorded_names(self._labels) + recorded_details(self._detail_names())
+        self._sinks.write(rows, names, histograms, anew=not self.records)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_gradopt.monitoring.vectors import angle_of, chord_between, root_sum
+
 # norms and cosine are of the gradient, the change of the variable, and the change that
 # there would have been without transforms ("plain"); a chord is the distance of two
 # directions
@@ -31,22 +33,8 @@ _SUMMARIZED = {
 BARELY = 0.05  # distance from a constant factor, up to which it is barely alive
 
 
-def _angle(chord):
-    return 2 * np.arcsin(np.minimum(np.abs(chord) / 2, 1))
-
-
-def _root_sum(x):
-    return math.sqrt(np.sum(np.square(x)))
-
-
 def _ratio(a, b):
     return a / b if b else math.nan
-
-
-def _between(a, b, chords):
-    """The chord between two vectors, from their parts' norms and chords."""
-    a, b = a / max(_root_sum(a), 1e-300), b / max(_root_sum(b), 1e-300)
-    return math.sqrt(np.sum((a - b) ** 2 + a * b * chords**2))
 
 
 def aligned(labels, values, all_labels) -> np.ndarray:
@@ -87,32 +75,32 @@ def combined(labels, values, sizes) -> dict[str, float]:
     steepness = np.sum(named["cosine"] * gradient * update)
     row = {
         "gradient_l1": float(np.sum(named["gradient_l1"])),
-        "gradient_l2": _root_sum(gradient),
+        "gradient_l2": root_sum(gradient),
         "gradient_max": float(np.max(named["gradient_max"])),
-        "update_l2": _root_sum(update),
-        "parameter_l2": _root_sum(named["parameter_l2"]),
-        "cosine": _ratio(steepness, _root_sum(gradient) * _root_sum(update)),
-        "effective_learning_rate": _ratio(_root_sum(update), _root_sum(gradient)),
+        "update_l2": root_sum(update),
+        "parameter_l2": root_sum(named["parameter_l2"]),
+        "cosine": _ratio(steepness, root_sum(gradient) * root_sum(update)),
+        "effective_learning_rate": _ratio(root_sum(update), root_sum(gradient)),
     }
     for label, has, columns in _of_transforms(labels, values):
         received, left, chord, coefficient, spread = columns
-        gain = _ratio(_root_sum(left), _root_sum(received))
+        gain = _ratio(root_sum(left), root_sum(received))
         mean = np.average(coefficient, weights=sizes[has])
         square = np.average(spread**2 + (coefficient - mean) ** 2, weights=sizes[has])
         differ = (np.abs(left - received) > 1e-6 * received) | (chord > 1e-6)
         row |= {
             f"{label}.gain": gain,
             f"{label}.removed_energy": max(1 - gain**2, 0.0),
-            f"{label}.angle": float(_angle(_between(received, left, chord))),
+            f"{label}.angle": float(angle_of(chord_between(received, left, chord))),
             f"{label}.changed": float(np.mean(differ)),
             f"{label}.coefficient": float(mean),
             f"{label}.coefficient_spread": math.sqrt(square),
         }
     plain = named["plain_l2"]
-    chord = _between(update, plain, named["plain_chord"])
+    chord = chord_between(update, plain, named["plain_chord"])
     known = bool(np.any(plain))
-    row["effect_angle"] = float(_angle(chord)) if known else math.nan
-    row["effect_scale"] = _ratio(_root_sum(update), _root_sum(plain))
+    row["effect_angle"] = float(angle_of(chord)) if known else math.nan
+    row["effect_scale"] = _ratio(root_sum(update), root_sum(plain))
     return row
 
 
@@ -189,8 +177,8 @@ def _together(fits: Sequence[_Fit]) -> _Fit:
     names = dict.fromkeys(name for fit in fits for name in fit.of)
     return _Fit(
         math.prod(fit.factor for fit in fits),
-        _root_sum([fit.whole for fit in fits]),
-        {name: _root_sum([fit.of.get(name, 0) for fit in fits]) for name in names},
+        root_sum([fit.whole for fit in fits]),
+        {name: root_sum([fit.of.get(name, 0) for fit in fits]) for name in names},
     )
 
 
@@ -251,7 +239,7 @@ class Summary:
             gain = left[there] / received[there]
             self._widen(f"{label}.gain", gain)
             self._widen(f"{label}.coefficient", coefficient[there])
-            self._widen(f"{label}.angle", _angle(chord[there]))
+            self._widen(f"{label}.angle", angle_of(chord[there]))
             self._widen(f"{label}.spread", spread[there])
             relative = spread[there] / np.maximum(np.abs(coefficient[there]), 1e-30)
             self._varies[label] |= bool(np.any(chord[there] > _TOLERANCE))
@@ -282,7 +270,7 @@ class Summary:
                 *_of_directions(update[judged], plain[judged], chord[judged]),
             )
             self._widen("update.scale", scale)
-            self._widen("update.angle", _angle(named["plain_chord"][there]))
+            self._widen("update.angle", angle_of(named["plain_chord"][there]))
             self._widen("update.low", scale + tolerance * scale)
             self._widen("update.high", scale - tolerance * scale)
             # no constant factor is within the tolerance of every ratio

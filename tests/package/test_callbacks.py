@@ -592,7 +592,7 @@ def test_a_csv_that_cannot_be_written(tmp_path, monkeypatch, fault):
     """The error comes through, and model and optimizer are as without a monitor."""
     path = tmp_path / "inside" / "records.csv"
     if fault == "disk full":
-        monkeypatch.setattr("keras_gradopt.monitoring.monitor.csv.DictWriter", DiskFull)
+        monkeypatch.setattr("keras_gradopt.monitoring.sinks.csv.DictWriter", DiskFull)
     else:
         path.parent.parent.mkdir(exist_ok=True)
         if fault is folder:
