@@ -163,6 +163,7 @@ class Program(NamedTuple):
         compile_seconds: of XLA.
         collectives: kernels that talk to other devices.
         gathers: those of them that gather whole tensors.
+        held: bytes of variables, gradients and slots per parameter, on one device.
     """
 
     words: float
@@ -174,6 +175,7 @@ class Program(NamedTuple):
     compile_seconds: float
     collectives: int
     gathers: int
+    held: float
 
 
 def compiled(
@@ -215,18 +217,19 @@ def compiled(
     end = time.perf_counter()
     found = kernels(program.as_text())
     count = sum(math.prod(shape) for shape in shapes)
-    scratch = program.memory_analysis().temp_size_in_bytes
+    memory = program.memory_analysis()
     held = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
     return Program(
         words=sum(kernel.bytes for kernel in found) / 4 / count,
         kernels=len(found),
         copies=sum(kernel.operation.startswith("copy") for kernel in found),
-        scratch=scratch / 4 / count,
+        scratch=memory.temp_size_in_bytes / 4 / count,
         state=held / count,
         trace_seconds=traced - begin,
         compile_seconds=end - traced,
         collectives=sum(kernel.operation in _COLLECTIVES for kernel in found),
         gathers=sum("all-gather" in kernel.operation for kernel in found),
+        held=memory.argument_size_in_bytes / count,
     )
 
 

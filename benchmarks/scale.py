@@ -10,7 +10,7 @@ gpu_program.py finds reached on an H100) over a memory bandwidth: this machine's
 measured here by copying, and an H100's, from its data sheet. The second table counts
 collectives in the program compiled for eight devices, forced on the host: variables
 whole on each (data parallel; gradients already reduced), and split along their last or
-their first axis (model parallel).
+their first axis (model parallel); and the bytes that each device holds.
 """
 
 import argparse
@@ -79,10 +79,24 @@ def sharding_rows(names) -> list[dict]:
             program = gpu_program.compiled(table[name][0](), SHAPES, place)
             n, gathers = program.collectives, program.gathers
             cells.append(f"{n}, {gathers} of them gathers" if gathers else str(n))
-            row = {"optimizer": name, "split": where}
-            found.append(row | {"collectives": n, "gathers": gathers})
+            found.append({
+                "optimizer": name, "split": where, "collectives": n,
+                "gathers": gathers, "bytes_per_parameter": round(program.held, 4),
+            })  # fmt: skip
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     return found
+
+
+def print_memory(rows) -> None:
+    """The memory plan: bytes a parameter on each device, and GB of a billion."""
+    by = {(row["optimizer"], row["split"]): row["bytes_per_parameter"] for row in rows}
+    devices = len(jax.devices())
+    print(f"\nvariables, gradients and slots on each of {devices} devices")
+    print("\n| optimizer | whole | split | a billion parameters, GB, whole / split |")
+    print("|---|---|---|---|")
+    for name in dict.fromkeys(row["optimizer"] for row in rows):
+        whole, split = by[name, "whole"], by[name, "last axis"]
+        print(f"| {name} | {whole:.2f} | {split:.2f} | {whole:.1f} / {split:.2f} |")
 
 
 def main():
@@ -121,6 +135,7 @@ def main():
         )
 
     found = sharding_rows(table)
+    print_memory(found)
     write_csv(args.sharding_csv, found)
 
 
