@@ -1,6 +1,7 @@
 """Runs pieces of code, each for itself; prints what each printed, as JSON.
 
-Arguments: a JSON file with a list of them. What one raises takes the place of its output.
+Arguments: a JSON file with a list of them. What one raises takes the place of
+its output.
 """
 
 import contextlib
