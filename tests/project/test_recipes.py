@@ -73,6 +73,7 @@ def test_wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     records, histograms = run("Weights & Biases")
     assert wandb.run is None
+    wandb.teardown()  # waits for the process that writes the file
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     logged = list(history(path))
     assert len(logged) == len(records) + len(histograms)
