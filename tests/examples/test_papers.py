@@ -1,9 +1,11 @@
 """The papers' tables: the data, the audit, the page, and a run beside the numbers."""
 
 import collections
+import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
@@ -271,3 +273,20 @@ def test_schedules_keep_their_shares():
     assert papers_runs.schedule("cosine", 200) == "cosine"
     with pytest.raises(ValueError, match="unknown schedule"):
         papers_runs.schedule("cosine:5", 150)
+
+
+def test_the_small_run_has_the_numbers_of_its_rows():
+    with open(PAGE.parent / "studies/papers/adanorm-1_small.csv") as file:
+        rows = list(csv.DictReader(file))
+    page = PAGE.read_text()
+    for dataset in ("cifar10", "cifar100", "tiny_imagenet"):
+        cells = []
+        for name in ("Adam", "AdamNorm"):
+            found = [
+                100 * float(row["test_accuracy"])
+                for row in rows
+                if (row["task"].split()[0], row["optimizer"]) == (dataset, name)
+            ]
+            assert len(found) == 2
+            cells.append(f"{np.mean(found):.2f} ± {np.std(found, ddof=1):.2f}")
+        assert f"| {dataset} | {' | '.join(cells)} |" in page
