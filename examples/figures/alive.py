@@ -126,13 +126,16 @@ def draw(found):
     return figure
 
 
+def training(small):
+    """Images, labels and epochs; `small`: less of each."""
+    images, labels, _, _ = drawing.digits()
+    return (images[:320], labels[:320], 3) if small else (images, labels, 4)
+
+
 def main(arguments=None):
     """Draws the figure, prints what the monitor says; returns the monitors."""
     args = drawing.arguments("alive", __doc__, arguments)
-    images, labels, _, _ = drawing.digits()
-    epochs = 4
-    if args.small:
-        images, labels, epochs = images[:320], labels[:320], 3
+    images, labels, epochs = training(args.small)
     found = {}
     for pair in PAIRS:
         for cls in pair:

@@ -41,10 +41,7 @@ def draw(found):
 def main(arguments=None):
     """Draws the figure, and prints what it shows."""
     args = drawing.arguments("front", __doc__, arguments)
-    images, labels, _, _ = drawing.digits()
-    epochs = 4
-    if args.small:
-        images, labels, epochs = images[:320], labels[:320], 3
+    images, labels, epochs = alive.training(args.small)
     _, (real, inert), _ = alive.PAIRS
     found = {}
     for cls, name in ((real, "RAdamNorm"), (inert, "a copy that does nothing")):

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor
+from keras_gradopt.monitoring.inspection import name_in_slots, owner_and_kind
 from keras_gradopt.monitoring.vectors import (
     angle_of,
     chord_between,
@@ -147,15 +148,11 @@ def _slots(optimizer, variables):
     """For each variable its slots of its own shape, by kind, in Keras' names."""
     positions: dict[str, list[int]] = {}
     for i, variable in enumerate(variables):
-        positions.setdefault(variable.path.replace("/", "_"), []).append(i)
+        positions.setdefault(name_in_slots(variable), []).append(i)
     found: list[dict[str, Any]] = [{} for _ in variables]
     for slot in optimizer.variables:
-        owners = [name for name in positions if slot.name.startswith(f"{name}_")]
-        if not owners:
-            continue
-        owner = max(owners, key=len)
-        kind = slot.name[len(owner) + 1 :]
-        for i in positions[owner]:  # of several with one name, in their order
+        owner, kind = owner_and_kind(slot.name, positions)
+        for i in positions.get(owner, ()):  # of several with one name, in their order
             if kind not in found[i]:
                 if kind not in _OF_KERAS and slot.shape == variables[i].shape:
                     found[i][kind] = slot

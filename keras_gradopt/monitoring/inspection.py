@@ -1,7 +1,7 @@
 """What an optimizer consists of, in words."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -56,12 +56,10 @@ def inspect(
         print_fn("not built yet: no slots")
         return
     parameters = getattr(optimizer, "_trainable_variables", [])  # as Keras calls them
-    names = [variable.path.replace("/", "_") for variable in parameters]
+    names = [name_in_slots(variable) for variable in parameters]
     rows: dict[tuple[str, str], list[int]] = {}
     for variable in optimizer.variables:
-        owners = [name for name in names if variable.name.startswith(f"{name}_")]
-        owner = max(owners, key=len, default=None)
-        kind = variable.name[len(owner) + 1 :] if owner else variable.name
+        _, kind = owner_and_kind(variable.name, names)
         if kind in ("iteration", "learning_rate"):
             continue
         dtype = keras.backend.standardize_dtype(variable.dtype)
@@ -84,6 +82,26 @@ def inspect(
     count = sum(math.prod(variable.shape) for variable in parameters)
     each = f"{total / count:.1f} bytes for each of {count:,} parameters"
     print_fn(f"total: {_bytes(total)}, {each}" if count else f"total: {_bytes(total)}")
+
+
+def name_in_slots(variable: keras.Variable) -> str:
+    """What the names of a variable's slots begin with."""
+    return str(variable.path).replace("/", "_")
+
+
+def owner_and_kind(slot: str, names: Iterable[str]) -> tuple[str, str]:
+    """Whose slot it is, and of which kind, by its name.
+
+    Args:
+        slot: its name.
+        names: of variables, as in slots.
+
+    Returns:
+        One of the names, empty for what is of the whole optimizer; and the rest.
+    """
+    owners = [name for name in names if slot.startswith(f"{name}_")]
+    owner = max(owners, key=len, default="")
+    return owner, slot[len(owner) + 1 :] if owner else slot
 
 
 def _bytes(size: float) -> str:

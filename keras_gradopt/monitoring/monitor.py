@@ -546,7 +546,10 @@ class GradientMonitor(keras.callbacks.Callback):
                 for probe, _, more in parts
                 for i, title, edges, counts in probe.details.histograms(more)
             ]
-            self._write(rows, histograms)
+            names = recorded_names(self._labels) + recorded_details(
+                self._detail_names()
+            )
+            self._sinks.write(rows, names, histograms, anew=not self.records)
             self.records += rows
             self.histograms += histograms
 
@@ -559,9 +562,3 @@ class GradientMonitor(keras.callbacks.Callback):
             return self.group_by(path)
         names = {"variable": path, "layer": path.rpartition("/")[0], "model": "model"}
         return names[self.group_by]
-
-    def _write(
-        self, rows: list[dict[str, Any]], histograms: Sequence[dict[str, Any]] = ()
-    ) -> None:
-        names = recorded_names(self._labels) + recorded_details(self._detail_names())
-        self._sinks.write(rows, names, histograms, anew=not self.records)
