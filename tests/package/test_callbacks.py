@@ -24,6 +24,7 @@ import keras_gradopt
 from keras_gradopt import transforms
 from keras_gradopt.callbacks import GradientMonitor
 from keras_gradopt.monitoring.measuring import Probe, TrainingStep
+from keras_gradopt.monitoring.sinks import Sinks
 from keras_gradopt.monitoring.summaries import Summary, aligned, combined
 
 
@@ -679,9 +680,9 @@ def test_history_csv_tensorboard_and_plot(tmp_path):
         for name, value in record.items():
             assert str(value) == row[name]
     # a run that goes on from step 4 keeps what was written of the steps before
-    again = GradientMonitor(3, "layer", path)
-    again._labels = monitor._labels
-    again._write([row for row in monitor.records if row["step"] == 7])
+    again = Sinks(path, None, None, None)
+    rows = [row for row in monitor.records if row["step"] == 7]
+    again.write(rows, list(rows[0])[2:], anew=True)
     with open(path) as file:
         assert [row["step"] for row in csv.DictReader(file)] == list("114477")
     (events,) = logs.glob("events*")
