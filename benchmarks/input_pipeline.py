@@ -3,11 +3,16 @@ Title: Images per second of the input pipeline
 Description: What examples/datasets delivers without a network to train.
 
     python benchmarks/input_pipeline.py            # the table, and the CSV
+    python benchmarks/input_pipeline.py --data-dir DIR --real cifar10:cifar:32
 
 The data sets hold noise of the real shape, written as TFDS writes it (PNG or JPEG in
 TFRecords), so that decoding and reading take what they take. Each row is timed over
 whole epochs: the first, which reads and decodes, and later ones, from the cache where
 the data set fits. Rows are interleaved; the table shows medians and ranges.
+
+`--real` takes data sets that are there, as `NAME:PREPROCESSING:SIZE`, and times each
+three times over: read and decoded alone, resized, and augmented. So the difference of
+two rows is what the stage between them takes.
 """
 
 import argparse
@@ -70,13 +75,11 @@ class Noise(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": image[:height, :width], "label": index % 10}
 
 
-def seconds_of_epochs(name, folder, batch_size):
+def seconds_of_epochs(data, batch_size, augment=True, epochs=EPOCHS):
     """Seconds of each epoch, and its images."""
-    _, _, _, size, preprocessing = ROWS[name]
-    data = load(
-        f"noise/{name}", data_dir=folder, image_size=size, preprocessing=preprocessing
+    batches, steps = training_batches(
+        data, batch_size, seed=0, epochs=epochs, augment=augment
     )
-    batches, steps = training_batches(data, batch_size, seed=0, epochs=EPOCHS)
     found, begin = [], time.perf_counter()
     for number, _ in enumerate(batches, 1):
         if number % steps == 0:
@@ -85,20 +88,95 @@ def seconds_of_epochs(name, folder, batch_size):
     return found, steps * batch_size
 
 
+def seconds_to_decode(data, batch_size):
+    """Seconds to read and decode all training images once, and their number."""
+    begin = time.perf_counter()
+    for _ in data.train.ragged_batch(batch_size):
+        pass
+    return [time.perf_counter() - begin], data.train_size
+
+
+STAGES = {
+    "read and decoded": seconds_to_decode,
+    "resized": lambda data, size: seconds_of_epochs(data, size, False, 2),
+    "augmented": lambda data, size: seconds_of_epochs(data, size, True, 2),
+}
+
+
+def real_rows(args):
+    """Every measurement of the data sets that `--real` names; prints their table."""
+    rows = []
+    for repeat in range(args.repeats):
+        for spec in args.real:
+            name, preprocessing, size = spec.rsplit(":", 2)
+            shown = Path(name).name
+            for stage, measured in STAGES.items():
+                data = load(
+                    name, data_dir=args.data_dir, image_size=int(size),
+                    preprocessing=preprocessing, limit=args.limit,
+                )  # fmt: skip
+                seconds, images = measured(data, 32 if int(size) > 100 else 128)
+                print(f"{repeat + 1}/{args.repeats} {shown}, {stage}: {seconds}")
+                rows += [
+                    {
+                        "data": shown,
+                        "preprocessing": preprocessing,
+                        "size": size,
+                        "stage": stage,
+                        "repeat": repeat,
+                        "epoch": epoch,
+                        "images_per_second": round(images / taken, 1),
+                    }
+                    for epoch, taken in enumerate(seconds)
+                ]
+    write_csv(args.csv, rows)
+    print(f"{environment('tensorflow', 'tensorflow-datasets')}\n")
+    print("| images | " + " | ".join(STAGES) + ", first epoch | a later one |")
+    print("|---|---|---|---|---|")
+    for spec in args.real:
+        name, preprocessing, size = spec.rsplit(":", 2)
+        cells = []
+        for stage, epoch in [*((stage, 0) for stage in STAGES), ("augmented", 1)]:
+            rates = [
+                row["images_per_second"]
+                for row in rows
+                if (row["data"], row["stage"]) == (Path(name).name, stage)
+                and (row["size"], row["epoch"]) == (size, epoch)
+            ]
+            cells.append(
+                f"{np.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})"
+            )
+        print(f"| {Path(name).name} to {size}, {preprocessing} | {' | '.join(cells)} |")
+
+
 def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     make.add_argument("--repeats", type=int, default=3)
     make.add_argument("--batch-size", type=int, default=128)
     make.add_argument("--csv", type=Path, help="where to write each measurement")
+    make.add_argument(
+        "--real", nargs="+", metavar="NAME:PREPROCESSING:SIZE",
+        help="data sets of TFDS, or folder:PATH, instead of noise",
+    )  # fmt: skip
+    make.add_argument("--data-dir", help="where TFDS keeps those")
+    make.add_argument("--limit", type=int, help="images of each split of those")
     args = make.parse_args()
+    if args.real:
+        real_rows(args)
+        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ROWS:
             tfds.builder(f"noise/{name}", data_dir=folder).download_and_prepare()
         for repeat in range(args.repeats):
             for name in ROWS:
-                batch_size = args.batch_size if ROWS[name][2] == "png" else 32
-                seconds, images = seconds_of_epochs(name, folder, batch_size)
+                _, _, encoding, size, preprocessing = ROWS[name]
+                data = load(
+                    f"noise/{name}", data_dir=folder, image_size=size,
+                    preprocessing=preprocessing,
+                )  # fmt: skip
+                batch_size = args.batch_size if encoding == "png" else 32
+                seconds, images = seconds_of_epochs(data, batch_size)
                 print(f"{repeat + 1}/{args.repeats} {name}: {seconds}", flush=True)
                 rows += [
                     {

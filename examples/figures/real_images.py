@@ -10,7 +10,7 @@ same command finds it again, or goes on with it if it was interrupted.
 
 Smaller than the papers' in everything: ResNet-20 and DenseNet-22 where they have
 ResNet-34, ResNet-18, ResNet-50 and DenseNet-121, Tiny ImageNet at 32 pixels for
-mini-ImageNet at 84, 10,000 images of each split, six epochs, one seed. So these
+mini-ImageNet at 84, 5,000 images of each split, six epochs, one seed. So these
 pictures show what the papers' pictures show, and not whether one optimizer is better
 than another: that is what the studies are for. Rates are 0.001, and 0.1 for SGD with
 momentum 0.9, a tenth of that in the last two epochs; weight decay and augmentation are
@@ -266,7 +266,7 @@ def main(arguments=None):
         pairs = [(n, d) for d in ("cifar10", "cifar100") for n in list(TITLES)[:2]]
         lines = [("resnet20", "cifar10"), ("densenet22", "cifar100")]
         photos, of_curves, of_surfaces = "tiny_imagenet", OF_CURVES, OF_SURFACES
-        size = ["--limit", "10000", "--epochs", "6", "--schedule", "step:4"]
+        size = ["--limit", "5000", "--epochs", "6", "--schedule", "step:4"]
         side, points, images = 15, 81, 1000
     runs = Runs(args.runs, args.data_dir, size)
 
