@@ -11,12 +11,10 @@ Leaves in the output folder: `history.csv`, `curves.png`, `found.png`, `precisio
 `classes.csv`, `best.keras`, `last.keras`, `saved_model/` and `run.json`.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "data-parallel" in sys.argv:  # before Keras is imported
@@ -26,7 +24,6 @@ import keras
 import numpy as np
 from training import optimizer_flags
 from training.datasets import (
-    DatasetError,
     naming_unreadable_images,
     training_batches,
     validation_batches,
@@ -38,10 +35,14 @@ from training.detection.command_line import parser, print_names, settle
 from training.detection.loss import MultiboxLoss
 from training.detection.network import load_backbone, ssd_network
 from training.results import plot_curves
-from training.run_files import RunError, alone_in, write_json
-from training.running import Clock, begin, described, set_up
-
-import keras_gradopt
+from training.running import (
+    Clock,
+    begin,
+    looking_on,
+    run_program,
+    set_up,
+    write_results,
+)
 
 """
 ## The run
@@ -126,23 +127,14 @@ def train(args, run, data, model, keep, done):
         averaged=args.ema is not None,
     )
     clock = Clock()
-    callbacks = [clock, evaluated, keep]
-    if args.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
-    if args.monitor:
-        path = args.output / "monitor.csv"
-        monitor = keras_gradopt.callbacks.GradientMonitor(args.monitor, csv_path=path)
-        callbacks.append(monitor)
-    model.fit(
-        batches_of(args, run, data, done),
-        initial_epoch=done,
-        epochs=run.epochs,
-        steps_per_epoch=run.steps_per_epoch,
-        callbacks=callbacks,
-    )
-    if args.monitor and monitor.records:
-        monitor.plot(args.output / "monitor.png")
-        monitor.summary()
+    with looking_on(args) as callbacks:
+        model.fit(
+            batches_of(args, run, data, done),
+            initial_epoch=done,
+            epochs=run.epochs,
+            steps_per_epoch=run.steps_per_epoch,
+            callbacks=[clock, evaluated, keep, *callbacks],
+        )
     return clock.rate(run.steps_per_epoch * run.batch_size)
 
 
@@ -151,15 +143,9 @@ def report(args, run, data, model, keep, speed, start):
     folder = args.output
     title = f"{run.optimizer}, SSD{run.image_size} on {run.dataset}"
     plot_curves(keep.history, title, folder / "curves.png", "AP50")
-    if args.strategy == "data-parallel":
-        keras.distribution.set_distribution(None)
-    written = described(args, run, model, keep, speed, start)
-    difference = None
-    if keep.best_epoch is not None:
-        best = keras.saving.load_model(folder / "best.keras")
-        if args.ema is not None:
-            best.optimizer.finalize_variable_values(best.trainable_variables)
-        batches, truth = validation_batches(data, run.batch_size), data.truth()
+    batches, truth = validation_batches(data, run.batch_size), data.truth()
+
+    def evaluate(best):
         found = evaluation.find(
             lambda images: best.predict_on_batch(np.asarray(images)),
             batches,
@@ -169,55 +155,20 @@ def report(args, run, data, model, keep, speed, start):
         results.plot_found(worth, batches, truth, folder / "found.png")
         results.plot_precision(worth, folder / "precision.png")
         evaluation.write_per_class(worth, folder / "classes.csv")
-        written["best_epoch"] = keep.best_epoch + 1
-        written["metrics"] |= worth.metrics
-        write_json(folder / "run.json", written)  # the export may fail
-        print(
-            f"Best validation AP50 {worth.metrics['AP50']:.2%}, AP "
-            f"{worth.metrics['AP']:.2%}, after epoch {keep.best_epoch + 1}."
+        values = worth.metrics
+        return values, f"AP50 {values['AP50']:.2%}, AP {values['AP']:.2%}"
+
+    def export(best):
+        return results.export(
+            best, folder / "saved_model", batches, data.class_names, data.defaults
         )
-        if keras.backend.backend() == "torch":
-            print("Keras exports no SavedModel on PyTorch; best.keras has the model.")
-        else:
-            difference = results.export(
-                best, folder / "saved_model", batches, data.class_names, data.defaults
-            )
-            print(f"The SavedModel agrees with the model to {difference:.1e}.")
-    written["saved_model_max_difference"] = difference
-    write_json(folder / "run.json", written)
-    print(f"Results are in {folder}.")
-    if keep.diverged:
-        raise RunError(
-            f"training diverged in epoch {keep.epochs}: its loss is NaN or infinite. A "
-            "lower --learning-rate may help, or --clipnorm"
-        )
+
+    write_results(args, run, model, keep, speed, start, evaluate, export)
 
 
 def main(arguments=None):
     make = parser(__doc__)
-    args = make.parse_args(arguments)
-    if args.list:
-        print_names()
-        return
-    start = time.perf_counter()
-    try:
-        with contextlib.ExitStack() as turn:
-            try:
-                run = settle(args)
-                turn.enter_context(alone_in(args.output))
-                run, data, keep, done, model = prepare(args, run)
-            except ValueError as error:  # later ones would be faults of this program
-                raise RunError(error) from error
-            if args.resume and keep.finished:
-                print(f"The run in {args.output} is finished.")
-                return
-            print(model.optimizer)
-            ended = done >= run.epochs or keep.at_end
-            turn.enter_context(naming_unreadable_images(data))
-            speed = None if ended else train(args, run, data, model, keep, done)
-            report(args, run, data, model, keep, speed, start)
-    except (RunError, DatasetError, OSError) as error:
-        make.exit(2, f"{make.prog}: error: {error}\n")
+    run_program(make, print_names, settle, prepare, train, report, arguments)
 
 
 if __name__ == "__main__":

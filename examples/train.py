@@ -11,11 +11,9 @@ Leaves in the output folder: `history.csv`, `curves.png`, `confusion.png`, `wors
 `classes.csv`, `best.keras`, `last.keras`, `saved_model/` and `run.json`.
 """
 
-import contextlib
 import os
 import re
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "data-parallel" in sys.argv:  # before Keras is imported
@@ -27,15 +25,21 @@ from training import optimizer_flags, results
 from training.command_line import parser, print_names, settle
 from training.datasets import (
     PREPROCESSINGS,
-    DatasetError,
     load,
     naming_unreadable_images,
     training_batches,
     validation_batches,
 )
 from training.models import create_model
-from training.run_files import RunError, alone_in, write_json
-from training.running import Clock, begin, described, set_up, sharing_devices
+from training.running import (
+    Clock,
+    begin,
+    looking_on,
+    run_program,
+    set_up,
+    sharing_devices,
+    write_results,
+)
 
 import keras_gradopt
 
@@ -90,30 +94,26 @@ def batches_of(args, run, data, done):
 def train(args, run, data, model, keep, done):
     """Trains to the last epoch; returns the images per second."""
     batches, steps = batches_of(args, run, data, done)
-    callbacks = [keep, clock := Clock()]
-    if args.ema is not None:
-        callbacks.insert(0, keras.callbacks.SwapEMAWeights())
-    if args.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
-    if args.monitor:
-        path = args.output / "monitor.csv"
-        monitor = keras_gradopt.callbacks.GradientMonitor(args.monitor, csv_path=path)
-        callbacks.append(monitor)
-    model.fit(
-        batches,
-        initial_epoch=done,
-        epochs=run.epochs,
-        steps_per_epoch=steps,
-        validation_data=validation_batches(
-            data, run.batch_size, (args.process_id, args.processes), sharing_devices()
-        ),
-        class_weight=data.class_weights() if run.balance == "weights" else None,
-        callbacks=callbacks,
-        verbose=1 if args.process_id == 0 else 0,
-    )
-    if args.monitor and monitor.records:
-        monitor.plot(args.output / "monitor.png")
-        monitor.summary()
+    clock = Clock()
+    with looking_on(args) as callbacks:
+        callbacks[:0] = [keep, clock]
+        if args.ema is not None:
+            callbacks.insert(0, keras.callbacks.SwapEMAWeights())
+        model.fit(
+            batches,
+            initial_epoch=done,
+            epochs=run.epochs,
+            steps_per_epoch=steps,
+            validation_data=validation_batches(
+                data,
+                run.batch_size,
+                (args.process_id, args.processes),
+                sharing_devices(),
+            ),
+            class_weight=data.class_weights() if run.balance == "weights" else None,
+            callbacks=callbacks,
+            verbose=1 if args.process_id == 0 else 0,
+        )
     return clock.rate(steps * run.batch_size)
 
 
@@ -122,15 +122,9 @@ def report(args, run, data, model, keep, speed, start):
     folder = args.output
     title = f"{run.optimizer}, {run.model} on {run.dataset}"
     results.plot_curves(keep.history, title, folder / "curves.png")
-    if args.strategy == "data-parallel":  # what follows, one process does alone
-        keras.distribution.set_distribution(None)
-    written = described(args, run, model, keep, speed, start)
-    difference = None
-    if keep.best_epoch is not None:
-        best = keras.saving.load_model(folder / "best.keras")
-        if args.ema is not None:
-            best.optimizer.finalize_variable_values(best.trainable_variables)
-        batches = validation_batches(data, run.batch_size)
+    batches = validation_batches(data, run.batch_size)
+
+    def evaluate(best):
         evaluation = results.evaluate(
             lambda images: best.predict_on_batch(np.asarray(images)),
             batches,
@@ -139,39 +133,24 @@ def report(args, run, data, model, keep, speed, start):
         results.plot_confusion(evaluation, folder / "confusion.png")
         results.plot_worst(evaluation, batches, folder / "worst.png")
         results.write_per_class(evaluation, folder / "classes.csv")
-        written["best_epoch"] = keep.best_epoch + 1
-        written["metrics"] |= evaluation.metrics
-        write_json(folder / "run.json", written)  # the export may fail
-        print(
-            f"Best validation accuracy {evaluation.metrics['accuracy']:.2%} after "
-            f"epoch {keep.best_epoch + 1}."
-        )
-        difference = export(best, data, batches, folder / "saved_model")
-    written["saved_model_max_difference"] = difference
-    write_json(folder / "run.json", written)
-    print(f"Results are in {folder}.")
-    if keep.diverged:
-        raise RunError(
-            f"training diverged in epoch {keep.epochs}: its loss is NaN or infinite. A "
-            "lower --learning-rate may help, or --clipnorm"
+        return evaluation.metrics, f"accuracy {evaluation.metrics['accuracy']:.2%}"
+
+    def export(best):
+        how = PREPROCESSINGS[data.preprocessing]
+        return results.export(
+            best,
+            folder / "saved_model",
+            batches,
+            data.class_names,
+            how.crop,
+            how.square,
         )
 
-
-def export(model, data, batches, folder):
-    """Exports a SavedModel; by how much it differs at most, None if there is none."""
-    if keras.backend.backend() == "torch":
-        print("Keras exports no SavedModel on PyTorch; best.keras has the model.")
-        return None
-    how = PREPROCESSINGS[data.preprocessing]
-    difference = results.export(
-        model, folder, batches, data.class_names, how.crop, how.square
-    )
-    print(f"The SavedModel agrees with the model to {difference:.1e}.")
-    return difference
+    write_results(args, run, model, keep, speed, start, evaluate, export)
 
 
 def prepare(args, run):
-    """Data, what keeps the run, epochs done, and the model.
+    """The settings, data, what keeps the run, epochs done, and the model.
 
     Raises:
         ValueError, DatasetError, RunError: in a sentence.
@@ -195,36 +174,12 @@ def prepare(args, run):
             keras.utils.set_random_seed(args.seed)  # preparing data draws numbers
             steps = batches_of(args, run, data, done)[1]
             model = build(args, run, data, steps)
-    return data, keep, done, model
+    return run, data, keep, done, model
 
 
 def main(arguments=None):
     make = parser(__doc__)
-    args = make.parse_args(arguments)
-    if args.list:
-        print_names()
-        return
-    start = time.perf_counter()
-    try:
-        with contextlib.ExitStack() as turn:
-            try:
-                run = settle(args)
-                if args.process_id == 0:
-                    turn.enter_context(alone_in(args.output))
-                data, keep, done, model = prepare(args, run)
-            except ValueError as error:  # later ones would be faults of this program
-                raise RunError(error) from error
-            if args.resume and keep.finished:
-                print(f"The run in {args.output} is finished.")
-                return
-            print(model.optimizer)
-            ended = done >= run.epochs or keep.at_end
-            turn.enter_context(naming_unreadable_images(data))
-            speed = None if ended else train(args, run, data, model, keep, done)
-            if args.process_id == 0:
-                report(args, run, data, model, keep, speed, start)
-    except (RunError, DatasetError, OSError) as error:
-        make.exit(2, f"{make.prog}: error: {error}\n")
+    run_program(make, print_names, settle, prepare, train, report, arguments)
 
 
 if __name__ == "__main__":

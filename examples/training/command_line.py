@@ -41,24 +41,12 @@ def parser(description=None):
     make.add_argument("--list", action="store_true", help="print all names, and stop")
     make.add_argument("--recipe", choices=sorted(RECIPES), metavar="NAME")
 
-    what = make.add_argument_group("what to train (defaults: the recipe's)")
-    what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
-    what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
+    what = add_data_flags(make)
     what.add_argument(
         "--preprocessing", metavar="NAME", help="default: the recipe's or data set's"
     )
-    what.add_argument("--image-size", type=flags.COUNT, metavar="PIXELS")
-    what.add_argument(
-        "--limit", type=flags.COUNT, metavar="N", help="images of each split"
-    )
-    what.add_argument(
-        "--splits",
-        metavar="TRAIN,VALIDATION",
-        help='of TFDS, such as "train[:90%%],train[90%%:]"',
-    )
     what.add_argument("--model", metavar="NAME")
     what.add_argument("--weights", metavar="imagenet|none|PATH")
-    what.add_argument("--l2", type=flags.NOT_NEGATIVE, metavar="X", help="weight decay")
 
     how = add_optimization_flags(
         make, "constant, cosine, cosine:WARMUP_EPOCHS or step:EPOCH[,EPOCH...]"
@@ -80,6 +68,24 @@ def parser(description=None):
     )
     add_place_flags(make, "runs/latest")
     return make
+
+
+def add_data_flags(make):
+    """Adds the flags that say what to train; the group, for further ones."""
+    what = make.add_argument_group("what to train (defaults: the recipe's)")
+    what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
+    what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
+    what.add_argument("--image-size", type=flags.COUNT, metavar="PIXELS")
+    what.add_argument(
+        "--limit", type=flags.COUNT, metavar="N", help="images of each split"
+    )
+    what.add_argument(
+        "--splits",
+        metavar="TRAIN,VALIDATION",
+        help='of TFDS, such as "train[:90%%],train[90%%:]"',
+    )
+    what.add_argument("--l2", type=flags.NOT_NEGATIVE, metavar="X", help="weight decay")
+    return what
 
 
 def add_optimization_flags(make, schedule):
@@ -245,16 +251,37 @@ def check_place(args, run):
         )
 
 
-def print_names():
-    """Prints data sets, networks, optimizers and recipes."""
+def show_names(data_sets, networks, recipes, **others):
+    """Prints what can be named on a command line.
+
+    Args:
+        data_sets: of the program.
+        networks: of the program.
+        recipes: of the program, with their sources.
+        **others: further names, by their flag.
+    """
 
     def show(title, names):
         print(f"{title}:\n  " + "\n  ".join(names))
 
-    show("data sets (and any of TFDS' image classification, or folder:PATH)", DATASETS)
-    show("preprocessings (--preprocessing)", PREPROCESSINGS)
-    show("networks (and any of keras.applications)", MODELS)
+    show(*data_sets)
+    for flag, names in others.items():
+        show(f"{flag}s (--{flag})", names)
+    show(*networks)
     classes = set(optimizer_flags.optimizer_classes().values())
     show("optimizers", sorted(cls.__name__ for cls in classes))
     show("transforms (--transforms)", sorted(optimizer_flags.TRANSFORMS))
-    show("recipes", (f"{name}: {recipe.source}" for name, recipe in RECIPES.items()))
+    show("recipes", (f"{name}: {recipe.source}" for name, recipe in recipes.items()))
+
+
+def print_names():
+    """Prints what `train.py` knows by name."""
+    show_names(
+        (
+            "data sets (and any of TFDS' image classification, or folder:PATH)",
+            DATASETS,
+        ),
+        ("networks (and any of keras.applications)", MODELS),
+        RECIPES,
+        preprocessing=PREPROCESSINGS,
+    )

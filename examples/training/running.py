@@ -1,4 +1,4 @@
-"""What every training program needs around `fit`: devices, a run's begin and record."""
+"""What every training program is around its `fit`: devices, begin, end and record."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,50 @@ import numpy as np
 import tensorflow as tf
 
 import keras_gradopt
+from training.datasets import DatasetError, naming_unreadable_images
+from training.run_files import RunError, alone_in, write_json
 from training.run_state import Keep
+
+
+def run_program(make, print_names, settle, prepare, train, report, arguments=None):
+    """What `train.py` and `detect.py` do, from the command line to the results.
+
+    Args:
+        make: the parser of the command line.
+        print_names: what `--list` does.
+        settle: the settings of the run, from the flags.
+        prepare: from flags and settings: the settings, now whole, the data, what keeps
+            the run, the epochs that are done and the model.
+        train: from flags and those: images per second.
+        report: from flags, settings, data, model, what keeps the run, images per second
+            and when all began: writes the results.
+        arguments: instead of the command line.
+    """
+    args = make.parse_args(arguments)
+    if args.list:
+        print_names()
+        return
+    start = time.perf_counter()
+    try:
+        with contextlib.ExitStack() as turn:
+            try:
+                run = settle(args)
+                if args.process_id == 0:
+                    turn.enter_context(alone_in(args.output))
+                run, data, keep, done, model = prepare(args, run)
+            except ValueError as error:  # later ones would be faults of the program
+                raise RunError(error) from error
+            if args.resume and keep.finished:
+                print(f"The run in {args.output} is finished.")
+                return
+            print(model.optimizer)
+            ended = done >= run.epochs or keep.at_end
+            turn.enter_context(naming_unreadable_images(data))
+            speed = None if ended else train(args, run, data, model, keep, done)
+            if args.process_id == 0:
+                report(args, run, data, model, keep, speed, start)
+    except (RunError, DatasetError, OSError) as error:
+        make.exit(2, f"{make.prog}: error: {error}\n")
 
 
 def set_up(args, run):
@@ -132,6 +175,67 @@ class Clock(keras.callbacks.Callback):
         """Images per second; the first epoch, with its compilation, if it is all."""
         seconds = self.seconds[1:] or self.seconds
         return len(seconds) * images / sum(seconds) if seconds else None
+
+
+@contextlib.contextmanager
+def looking_on(args):
+    """Callbacks that only look: TensorBoard's and the monitor, if they are asked for.
+
+    At the end the monitor says what it saw.
+    """
+    callbacks, monitor = [], None
+    if args.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(args.output / "tensorboard"))
+    if args.monitor:
+        path = args.output / "monitor.csv"
+        monitor = keras_gradopt.callbacks.GradientMonitor(args.monitor, csv_path=path)
+        callbacks.append(monitor)
+    yield callbacks
+    if monitor and monitor.records:
+        monitor.plot(args.output / "monitor.png")
+        monitor.summary()
+
+
+def write_results(args, run, model, keep, speed, start, evaluate, export):
+    """Writes `run.json`, what the best model is worth and, last, its SavedModel.
+
+    Args:
+        args, run, model, keep, speed, start: as for `described`.
+        evaluate: of the best model: writes pictures and tables, and returns metrics and
+            those in words.
+        export: of the best model: writes the SavedModel, and returns by how much its
+            predictions differ at most.
+
+    Raises:
+        RunError: at the end, if the training diverged.
+    """
+    folder = args.output
+    if args.strategy == "data-parallel":  # what follows, one process does alone
+        keras.distribution.set_distribution(None)
+    written = described(args, run, model, keep, speed, start)
+    difference = None
+    if keep.best_epoch is not None:
+        best = keras.saving.load_model(folder / "best.keras")
+        if args.ema is not None:
+            best.optimizer.finalize_variable_values(best.trainable_variables)
+        metrics, words = evaluate(best)
+        written["best_epoch"] = keep.best_epoch + 1
+        written["metrics"] |= metrics
+        write_json(folder / "run.json", written)  # the export may fail
+        print(f"Best validation {words}, after epoch {keep.best_epoch + 1}.")
+        if keras.backend.backend() == "torch":
+            print("Keras exports no SavedModel on PyTorch; best.keras has the model.")
+        else:
+            difference = export(best)
+            print(f"The SavedModel agrees with the model to {difference:.1e}.")
+    written["saved_model_max_difference"] = difference
+    write_json(folder / "run.json", written)
+    print(f"Results are in {folder}.")
+    if keep.diverged:
+        raise RunError(
+            f"training diverged in epoch {keep.epochs}: its loss is NaN or infinite. A "
+            "lower --learning-rate may help, or --clipnorm"
+        )
 
 
 def described(args, run, model, keep, speed, start):

@@ -1,11 +1,13 @@
 """Runs that something goes wrong with: kills, damage, full disks, bad images."""
 
+import argparse
 import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -18,7 +20,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 import train
-from training import models
+from training import models, running
 from training.command_line import DEFAULT
 from training.run_files import RunError, alone_in
 from training.run_state import STATE, Keep
@@ -300,14 +302,14 @@ def test_results_come_before_the_export(finished, main, monkeypatch, tmp_path):
     def killed(*_):
         raise Killed
 
-    monkeypatch.setattr(train, "export", killed)
+    monkeypatch.setattr(train.results, "export", killed)
     with pytest.raises(Killed):
         main("--output", tmp_path)
     whole, found = (
         json.loads((folder / "run.json").read_text()) for folder in (finished, tmp_path)
     )
     assert found["metrics"] == whole["metrics"]
-    monkeypatch.setattr(train, "export", lambda *_: 0.5)
+    monkeypatch.setattr(train.results, "export", lambda *_: 0.5)
     monkeypatch.setattr(train, "train", None)
     main("--output", tmp_path, "--resume")
     run = json.loads((tmp_path / "run.json").read_text())
@@ -414,10 +416,20 @@ def test_full_disk_is_a_sentence(name, finished, main, refused, tmp_path):
     assert "No space left on device" in said
 
 
-def test_no_saved_model_on_pytorch(monkeypatch, capsys):
-    monkeypatch.setattr(train.keras.backend, "backend", lambda: "torch")
-    assert train.export(None, None, None, None) is None
+def test_no_saved_model_on_pytorch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "described", lambda *_: {"metrics": {}})
+    monkeypatch.setattr(running.keras.saving, "load_model", lambda path: None)
+    monkeypatch.setattr(running.keras.backend, "backend", lambda: "torch")
+    args = argparse.Namespace(output=tmp_path, strategy="none", ema=None)
+    keep = types.SimpleNamespace(best_epoch=0, diverged=False)
+    worth = {"accuracy": 0.5}, "accuracy 50 %"
+    running.write_results(
+        args, None, None, keep, None, 0, lambda best: worth, pytest.fail
+    )
     assert "no SavedModel on PyTorch" in capsys.readouterr().out
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["metrics"] == {"accuracy": 0.5} and written["best_epoch"] == 1
+    assert written["saved_model_max_difference"] is None
 
 
 def subprocess_environment(**others):

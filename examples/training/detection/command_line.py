@@ -5,11 +5,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from training import flags, optimizer_flags
+from training import flags
 from training.command_line import (
+    add_data_flags,
     add_optimization_flags,
     add_place_flags,
     check_place,
+    show_names,
     with_optimizer,
 )
 from training.detection.data import DATASETS
@@ -109,23 +111,12 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         "--recipe", choices=sorted(RECIPES), metavar="NAME", help="default: narrow"
     )
 
-    what = make.add_argument_group("what to train (defaults: the recipe's)")
-    what.add_argument("--dataset", metavar="NAME", help="or folder:PATH")
-    what.add_argument("--data-dir", metavar="PATH", help="where TFDS keeps data sets")
+    what = add_data_flags(make)
     what.add_argument(
         "--faults",
         choices=["stop", "repair"],
         default="stop",
         help="where boxes of a folder have no area or reach beyond the image",
-    )
-    what.add_argument("--image-size", type=flags.COUNT, metavar="PIXELS")
-    what.add_argument(
-        "--limit", type=flags.COUNT, metavar="N", help="images of each split"
-    )
-    what.add_argument(
-        "--splits",
-        metavar="TRAIN,VALIDATION",
-        help='of TFDS, such as "train[:90%%],train[90%%:]"',
     )
     what.add_argument(
         "--width", type=flags.POSITIVE, metavar="X", help="multiple of the channels"
@@ -136,7 +127,6 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         help="batch normalization after each convolution",
     )
     what.add_argument("--weights", choices=["imagenet", "none"])
-    what.add_argument("--l2", type=flags.NOT_NEGATIVE, metavar="X", help="weight decay")
 
     how = add_optimization_flags(
         make,
@@ -177,14 +167,9 @@ def settle(args: argparse.Namespace) -> Detection:
 
 
 def print_names() -> None:
-    """Prints data sets, networks, optimizers and recipes."""
-
-    def show(title, names):
-        print(f"{title}:\n  " + "\n  ".join(names))
-
-    show("data sets (and any of TFDS' object detection, or folder:PATH)", DATASETS)
-    show("networks", ["ssd300: VGG16, --width 1 as published"])
-    classes = set(optimizer_flags.optimizer_classes().values())
-    show("optimizers", sorted(cls.__name__ for cls in classes))
-    show("transforms (--transforms)", sorted(optimizer_flags.TRANSFORMS))
-    show("recipes", (f"{name}: {recipe.source}" for name, recipe in RECIPES.items()))
+    """Prints what `detect.py` knows by name."""
+    show_names(
+        ("data sets (and any of TFDS' object detection, or folder:PATH)", DATASETS),
+        ("networks", ["ssd300: VGG16, --width 1 as published"]),
+        RECIPES,
+    )
