@@ -1,5 +1,6 @@
 """The scripts that draw the figures of the documentation, at small size."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from figures import (
     real_images,
     surfaces,
     toy_functions,
+    wgd_bars,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.backend_independent]
@@ -35,6 +37,7 @@ SCRIPTS = [
     loss_landscape,
     surfaces,
     toy_functions,
+    wgd_bars,
 ]
 
 
@@ -62,6 +65,26 @@ def uncompiled():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_GRADOPT_JIT_COMPILE", "0")
         yield
+
+
+# --- WGD's bars
+
+
+def test_wgds_bars_are_the_printed_and_the_committed_numbers():
+    paper = wgd_bars.printed(["wgd-3", "wgd-8"])
+    assert paper["DenseNet-121", "SGD"] == [[87.00, 87.65]]
+    assert len(paper) == 2 * 4
+    with open(wgd_bars.ROWS, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] == "report"]
+    ours = wgd_bars.measured()["CNN on digits", "SGD"]
+    for pair, name in zip(np.transpose(ours), ("SGD", "WGDSGD"), strict=True):
+        (first,) = (
+            float(row["test_accuracy"])
+            for row in rows
+            if (row["task"], row["optimizer"]) == ("digits-cnn", name)
+            and row["seed"] == min((r["seed"] for r in rows), key=int)
+        )
+        assert pair[0] == 100 * first and len(pair) == 12
 
 
 # --- real images
