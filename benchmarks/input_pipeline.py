@@ -1,6 +1,6 @@
 """
 Title: Images per second of the input pipeline
-Description: What examples/datasets delivers without a network to train.
+Description: What examples/training/datasets delivers without a network to train.
 
     python benchmarks/input_pipeline.py            # the table, and the CSV
     python benchmarks/input_pipeline.py --data-dir DIR --real cifar10:cifar:32

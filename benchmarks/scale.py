@@ -125,7 +125,7 @@ def main():
     write_csv(args.csv, rows)
     print(environment("jax"))
     print(f"copying moves {bandwidth / 1e9:.1f} GB/s here\n")
-    print("| optimizer | parameters | state, MB | H100, ms | here at best, ms |")
+    print("| optimizer | parameters | state, MB | H100, ms | here, ms |")
     print("|---|---|---|---|---|")
     for row in rows:
         print(

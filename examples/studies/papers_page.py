@@ -9,7 +9,7 @@ from papers_audit import (
     misprints,
     noise,
 )
-from papers_tables import TABLES, Cell, cells, names
+from papers_tables import TABLES, Cell, cells, method, names
 
 INTRODUCTION = """\
 # The papers' tables
@@ -34,8 +34,8 @@ DIR` runs one with the paper's own rates, and prints the paper's numbers beside 
   mini-ImageNet's, at another size; WGD has CIFAR-100 at 224 pixels. Other networks,
   rates and batch sizes may have more noise or less. Where nothing fits, no count is
   given.
-- Each gain is tested for itself, except "after Holm": of 36 true zeros about one is
-  above the noise in one direction or the other.
+- Each gain is tested for itself, except "after Holm": of 36 true zeros about two are
+  above the noise, one in each direction.
 - A method has its base's learning rate, and no rate was searched for either (AdaL's
   was, but it prints no numbers). Whether a base at its own best rate would be as good
   is what these numbers cannot show ([claims](claims.md)).
@@ -84,7 +84,7 @@ Data that is not of one shape or does not fit in memory has recipes of `train.py
 ([training](training.md)), which `--list` names.
 
 Tried on the real CIFAR-10, CIFAR-100 and Tiny ImageNet, killed after three of its
-twelve runs and started again, at commit 04882c5a (TensorFlow, two CPUs;
+twelve runs and started again, at commit 04882c5ef5 (TensorFlow, two CPUs;
 [rows](studies/papers/adanorm-1_small.csv)):
 
 ```sh
@@ -135,9 +135,13 @@ def settings(name: str) -> str:
     runs = {None: "runs not stated", 1: "one run"}.get(
         it.runs, f"mean of {it.runs} runs"
     )
+    sizes = sorted(
+        {method(name, m).batch_size or it.batch_size for m in names(name, "method")}
+    )
+    several = "sizes" if len(sizes) > 1 else "size"
     parts = [
         f"{it.epochs} epochs",
-        f"batch size {it.batch_size}",
+        f"batch {several} {', '.join(map(str, sizes))}",
         f"schedule `{it.schedule}`",
         f"L2 {it.l2:g}",
         runs,
