@@ -3,12 +3,15 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    from keras_gradopt.transforms import Transform
 
 
 class OptimizerKeywords(TypedDict, total=False):
@@ -26,7 +29,13 @@ class OptimizerKeywords(TypedDict, total=False):
     name: str | None
 
 
-LearningRate = (
+class KeywordsAndTransforms(OptimizerKeywords, total=False):
+    """Those, and what every optimizer of this package takes."""
+
+    transforms: "Sequence[Transform]"
+
+
+LearningRate: TypeAlias = (
     float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
 )
 

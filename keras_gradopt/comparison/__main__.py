@@ -25,6 +25,7 @@ def found(where: str) -> Any:
     source, colon, name = where.rpartition(":")
     if not colon or not source or not name:
         raise ValueError(f"{where!r} must be FILE.py:NAME or MODULE:NAME")
+    path = None
     if source.endswith(".py"):
         path = Path(source)
         if not path.is_file():
@@ -35,6 +36,11 @@ def found(where: str) -> Any:
         module = importlib.import_module(source)
     except ModuleNotFoundError as error:
         raise ValueError(f"{where!r}: {error}") from error
+    loaded = getattr(module, "__file__", None)
+    if path and (loaded is None or Path(loaded).resolve() != path.resolve()):
+        raise ValueError(
+            f"{where!r}: another module is named {source!r} ({loaded}): rename the file"
+        )
     if not hasattr(module, name):
         raise ValueError(f"{where!r}: there is no {name!r} in {source}")
     return getattr(module, name)
@@ -94,12 +100,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.collect:
             results = Results.load(folder)
         else:
-            names = dict.fromkeys([args.baseline, *args.optimizers])
+            names = list(dict.fromkeys([args.baseline, *args.optimizers]))
+            ends = [name.rpartition(":")[2] for name in names]
+            if len({*ends}) < len(ends):
+                raise ValueError(
+                    f"two of {', '.join(names)} have the same name: rename one"
+                )
             margin = args.margin if "%" in args.margin else float(args.margin)
             results = compare(
                 task,
-                {name.rpartition(":")[2]: optimizer(name) for name in names},
-                baseline=args.baseline.rpartition(":")[2],
+                dict(zip(ends, map(optimizer, names))),
+                baseline=ends[0],
                 folder=folder,
                 seeds=args.seeds,
                 tuning_seeds=args.tuning_seeds,

@@ -64,6 +64,7 @@ class Feed:
         self, part: Any, batch_size: int | None, steps: int | None, seed: int
     ) -> None:
         self.part, self.kind = part, kind(part)
+        self.seed, self.number = seed, 0
         self.random = np.random.default_rng(seed)
         self.size = batch_size or 32
         if self.kind != "arrays" and batch_size is not None:
@@ -96,6 +97,7 @@ class Feed:
 
     def epoch(self) -> Iterator[tuple[Any, ...]]:
         """The batches of the next epoch."""
+        self._seed(0)
         if self.kind == "arrays":
             for chosen in self._order().reshape(-1, self.size):
                 yield tuple(
@@ -106,22 +108,39 @@ class Feed:
             self._begin()
             for index in self._order():
                 yield tuple(self.part[int(index)])
-            self.part.on_epoch_end()
+            self._end()
         else:
             for step, batch in enumerate(self.part, 1):
                 yield tuple(native(part) for part in batch)
                 if step == self.steps:
                     break
+        self.number += 1
 
     def skip(self) -> None:
         """Goes on as after an epoch that was trained on before."""
+        self._seed(0)
         if self.kind == "tf.data":
             iter(self.part)  # its shuffling counts the iterators that were made
-            return
-        self._order()
-        if self.kind == "PyDataset":
+        elif self.kind == "PyDataset":
             self._begin()
-            self.part.on_epoch_end()
+            self._order()
+            self._end()
+        else:
+            self._order()
+        self.number += 1
+
+    def _seed(self, part: int) -> None:
+        """What draws from the process' generators goes on alike after a kill.
+
+        So does Dropout on PyTorch, and NumPy in a `PyDataset`.
+        """
+        key = [self.seed, self.number, *([part] if part else [])]
+        seed = np.random.SeedSequence(key).generate_state(1)[0]
+        keras.utils.set_random_seed(int(seed))
+
+    def _end(self) -> None:
+        self._seed(1)
+        self.part.on_epoch_end()
 
     def _begin(self) -> None:
         if hasattr(self.part, "on_epoch_begin"):
@@ -142,6 +161,25 @@ def native(part: Any) -> Any:
     if keras.backend.backend() == "tensorflow":
         return part
     return keras.tree.map_structure(np.asarray, part)
+
+
+def changes(part: Any) -> bool:
+    """Whether a part may have another order or content in its next epoch."""
+    if kind(part) == "PyDataset":
+        plain = keras.utils.PyDataset
+        return any(
+            getattr(type(part), name, None) is not getattr(plain, name, None)
+            for name in ("on_epoch_begin", "on_epoch_end")
+        )
+    if kind(part) != "tf.data":
+        return False
+    first, second = (digest(native_arrays(next(iter(part), ()))) for _ in range(2))
+    return first != second
+
+
+def native_arrays(batch: Any) -> Any:
+    """A batch of `tf.data` as NumPy arrays."""
+    return keras.tree.map_structure(np.asarray, batch)
 
 
 def first_inputs(part: Any) -> Any:

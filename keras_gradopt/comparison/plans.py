@@ -229,6 +229,26 @@ class Declaration:
             raise ComparisonError(f"{self.path} holds no plan: {error!r}") from error
 
     @property
+    def chosen(self) -> dict[tuple[str, str], tuple[str, str]]:
+        """What searches came to: rate and arguments, as rows have them."""
+        return {
+            (task, arm): (choice["learning_rate"], choice["arguments"])
+            for task, arms in self.content.get("chosen", {}).items()
+            for arm, choice in arms.items()
+        }
+
+    def choose(self, chosen: Mapping[tuple[str, str], Any]) -> None:
+        """Writes what searches came to, if it is new."""
+        found: dict[str, Any] = plain(self.content.get("chosen", {}))
+        for (task, arm), choice in chosen.items():
+            found.setdefault(task, {})[arm] = {
+                "learning_rate": f"{choice.rate:g}", "arguments": choice.arguments,
+            }  # fmt: skip
+        if found != self.content.get("chosen", {}):
+            self.content["chosen"] = found
+            write_json(self.path, self.content)
+
+    @property
     def changes(self) -> list[str]:
         """What was changed after the first run, one sentence each."""
         sentences, plans = [], self.content["plans"]

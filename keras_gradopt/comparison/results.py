@@ -79,8 +79,13 @@ class Results:
         self._runs: dict[tuple[str, str, str], list[Row]] = {}
         order = sorted(rows, key=lambda row: int(row["seed"]))
         seeds = {"report": self.plan.seeds, "tuning": self.plan.tuning_seeds}
+        chosen = self.declaration.chosen
         for row in order:
-            if int(row["seed"]) in seeds[row["stage"]]:
+            choice = row["learning_rate"], row["arguments"]
+            is_of_another = row["stage"] == "report" and (  # before a change of plan
+                chosen.get((row["task"], row["optimizer"]), choice) != choice
+            )
+            if int(row["seed"]) in seeds[row["stage"]] and not is_of_another:
                 at = (row["task"], row["optimizer"], row["stage"])
                 self._runs.setdefault(at, []).append(row)
 
@@ -135,6 +140,18 @@ class Results:
         name = column or self.plan.measure
         return np.array([float(r[name]) for r in self.runs(task, optimizer, stage)])
 
+    def judged(self, task: str, optimizer: str) -> np.ndarray:
+        """What is compared; of runs that diverged, the worst that there is.
+
+        Args:
+            task: Its name.
+            optimizer: Its name.
+        """
+        values = self.values(task, optimizer)
+        diverged = [row["diverged"] == "1" for row in self.runs(task, optimizer)]
+        worst = -np.inf if self.plan.higher_is_better else np.inf
+        return np.where(np.isnan(values) | np.array(diverged, bool), worst, values)
+
     def rate(self, task: str, optimizer: str) -> float:
         """The learning rate that was reported on.
 
@@ -180,7 +197,7 @@ class Results:
     ) -> list[Verdict]:
         rows = []
         for ours, other in pairs:
-            mine, theirs = self.values(task, ours), self.values(task, other)
+            mine, theirs = self.judged(task, ours), self.judged(task, other)
             if len(mine) == len(theirs) == len(self.plan.seeds):
                 rows.append(self._compare(task, family, (ours, other), mine, theirs))
         for name in ("p", "p_equivalent"):
@@ -231,7 +248,7 @@ class Results:
         return ", but ".join(words) or "undecided"
 
     def _sign(self, row: Verdict) -> float:
-        mine, theirs = (self.values(row.task, o) for o in (row.optimizer, row.other))
+        mine, theirs = (self.judged(row.task, o) for o in (row.optimizer, row.other))
         return float((mine > theirs).sum() - (mine < theirs).sum())
 
     def protocol(self) -> str:

@@ -37,6 +37,10 @@ THREADS = (
 )  # fmt: skip
 RECYCLE = 400  # runs after which local processes are replaced: graphs stay in memory
 BREAKS = 3  # of local processes in a row, without a run between them
+BROKEN = (
+    "processes that make runs end without a word: out of memory, perhaps (fewer "
+    "`workers` need less). Every finished run is kept; start again to go on"
+)
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "keras-gradopt")
 
 
@@ -240,11 +244,11 @@ class Runner:
 
     def submit(self, function: Any, *arguments: Any) -> futures.Future[Any]:
         """Of this process, the result at once."""
-        self.submitted += 1
         if self.here:
             done: futures.Future[Any] = futures.Future()
             done.set_result(function(self.content, *arguments))
             return done
+        self.submitted += 1
         if self.executor is None:
             self.executor = futures.ProcessPoolExecutor(
                 self.workers,
@@ -295,8 +299,11 @@ def _run(
     """Rehearses, declares, and makes every run that is missing."""
     declaration = plans.Declaration(folder / DECLARATION)
     seeds = [*plan.tuning_seeds, *plan.seeds]
-    rehearsal = runner.submit(worker.rehearse, list(schedule.arms), seeds)
-    made = _result(rehearsal, "the rehearsal")
+    try:
+        rehearsal = runner.submit(worker.rehearse, list(schedule.arms), seeds)
+        made = _result(rehearsal, "the rehearsal")
+    except futures.BrokenExecutor as error:
+        raise ComparisonError(BROKEN) from error
     rows = Rows(folder / RUNS)
     metrics = _metrics(plan.measure, made["tasks"])
     declaration.declare(plan, made, _session(), len(rows.known))
@@ -304,43 +311,50 @@ def _run(
     bar = Progress(max(1, runner.workers if runner.own else 1), progress)
     waiting: dict[futures.Future[Any], Run] = {}
     breaks = 0
+
+    def finish(future: futures.Future[Any]) -> None:
+        run = waiting.pop(future)
+        row = _result(future, " ".join(map(str, run)))
+        bar.done(row.pop("seconds"))
+        rows.add({**run.columns(), **row})
+        (folder / UNFINISHED / f"{run.described()['file']}.npz").unlink(missing_ok=True)
+
     while True:
         todo = schedule.missing(rows.known)
+        declaration.choose(schedule.chosen)
         if not todo and not waiting:
             break
         bar.expect(len(todo) + schedule.expected(rows.known))
-        for run in [run for run in todo if run not in waiting.values()]:
-            full = runner.own and runner.submitted >= RECYCLE
-            if len(waiting) >= runner.limit or full:
-                break
-            facts = made["tasks"][run.task]
-            sent = (run.described(), facts, str(folder), keep_every)
-            waiting[runner.submit(worker.train, *sent)] = run
-        done, _ = futures.wait(waiting, return_when=futures.FIRST_COMPLETED, timeout=5)
-        for future in done:
-            run = waiting.pop(future)
-            try:
-                row = _result(future, " ".join(map(str, run)))
-            except futures.BrokenExecutor as error:
-                breaks += 1
-                if not runner.own or breaks > BREAKS:
-                    raise ComparisonError(
-                        "processes that make runs end without a word: out of memory, "
-                        "perhaps (fewer `workers` need less). Every finished run is "
-                        "kept; start again to go on"
-                    ) from error
-                runner.stop()
-                waiting.clear()
-                break
-            breaks = 0
-            bar.done(row.pop("seconds"))
-            rows.add({**run.columns(), **row})
-            (folder / UNFINISHED / f"{run.described()['file']}.npz").unlink(
-                missing_ok=True
+        try:
+            for run in [run for run in todo if run not in waiting.values()]:
+                full = runner.own and runner.submitted >= RECYCLE
+                if len(waiting) >= runner.limit or full:
+                    break
+                facts = made["tasks"][run.task]
+                sent = (run.described(), facts, str(folder), keep_every)
+                waiting[runner.submit(worker.train, *sent)] = run
+            done, _ = futures.wait(
+                waiting, return_when=futures.FIRST_COMPLETED, timeout=5
             )
+            for future in sorted(done, key=_failed):  # what ended well is kept
+                finish(future)
+                breaks = 0
+        except futures.BrokenExecutor as error:
+            for future in [f for f in waiting if f.done() and not _failed(f)]:
+                finish(future)
+                breaks = 0
+            breaks += 1
+            if not runner.own or breaks > BREAKS:
+                raise ComparisonError(BROKEN) from error
+            runner.stop()
+            waiting.clear()
         if runner.own and runner.submitted >= RECYCLE and not waiting:
             runner.stop()
     bar.close()
+
+
+def _failed(future: futures.Future[Any]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def _metrics(measure: str, tasks: dict[str, Any]) -> list[str]:

@@ -77,10 +77,13 @@ class Schedule:
 
     def missing(self, rows: Mapping[Key, Row]) -> list[Run]:
         """The runs that can be made now, in order."""
-        found = []
-        for task, name in self.jobs:
-            found += [run for run in self._of(task, name, rows) if run.key not in rows]
-        return found
+        while True:
+            before, found = len(self.chosen), []
+            for task, name in self.jobs:
+                runs = self._of(task, name, rows)
+                found += [run for run in runs if run.key not in rows]
+            if len(self.chosen) == before:  # else an arm before may go by this choice
+                return found
 
     def expected(self, rows: Mapping[Key, Row]) -> int:
         """About how many runs are still to be made, after those that are known."""

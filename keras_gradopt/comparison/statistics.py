@@ -82,6 +82,9 @@ def paired(
         level: At which the detectable effect is computed.
         ratio: Of test examples to training examples, for `"corrected-t"`.
 
+    Raises:
+        ValueError: If a value is NaN.
+
     Example:
 
     >>> found = paired([1.0, 1.2, 0.9, 1.1, 1.0], [1.5, 1.6, 1.5, 1.4, 1.6])
@@ -89,6 +92,8 @@ def paired(
     (-0.48, 0.0625)
     """
     both = np.array([ours, theirs], float)
+    if np.isnan(both).any():
+        raise ValueError("values must be numbers, infinite where a run diverged")
     count, diverged = both.shape[1], int((~np.isfinite(both).all(0)).sum())
     if diverged:  # how far is not known, but who is: a test of signs
         p = flipped(np.sign(np.clip(both[0], -BIG, BIG) - np.clip(both[1], -BIG, BIG)))

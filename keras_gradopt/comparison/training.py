@@ -118,9 +118,6 @@ class Trainer:
             if losses and not math.isfinite(train_loss + losses[-1]):
                 break
             begin = time.perf_counter()
-            # what draws from the process' generators (Dropout on PyTorch, NumPy in a
-            # `PyDataset`) goes on alike after a kill
-            keras.utils.set_random_seed(_mixed(seed, epoch))
             sums = np.zeros(2)
             for step, batch in enumerate(feed.epoch()):
                 if rate is not None and task.schedule != "constant":
@@ -132,6 +129,8 @@ class Trainer:
                 sums += size * float(logs["loss"]), size
             train_loss = float(sums[0] / sums[1])
             seconds += time.perf_counter() - begin
+            if epoch + 1 == task.epochs:  # as `fit` does: averaged weights, if any
+                self.optimizer.finalize_variable_values(model.trainable_variables)
             measured = data.evaluate(model, *at_end)
             losses.append(measured["loss"])
             if kept is not None and epoch + 1 < task.epochs:
@@ -153,10 +152,6 @@ class Trainer:
         for name, value in test.items():
             row |= {f"validation_{name}": validation[name], f"test_{name}": value}
         return row
-
-
-def _mixed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _finite(value: float) -> float:
@@ -233,10 +228,12 @@ class Kept:
     Args:
         path: Of the file.
         every: Seconds after which it is written again, at the end of an epoch.
+        made: What makes the run; one that was made otherwise does not go on.
     """
 
-    def __init__(self, path: Path, every: float) -> None:
+    def __init__(self, path: Path, every: float, made: str = "") -> None:
         self.path, self.every, self.last = path, every, time.monotonic()
+        self.made = made
 
     def after_epoch(self, variables: list[Any], history: dict[str, Any]) -> None:
         """Writes everything, if the last time is long ago."""
@@ -247,7 +244,8 @@ class Kept:
             for i, v in enumerate(variables)
         }
         with replacing(self.path) as new, open(new, "wb") as file:
-            np.savez(file, history=json.dumps(history), **values)
+            text = json.dumps({**history, "made": self.made})
+            np.savez(file, history=text, **values)
         self.last = time.monotonic()
 
     def restore(self, variables: list[Any]) -> dict[str, Any] | None:
@@ -259,6 +257,8 @@ class Kept:
                 values = [file[f"v{i}"] for i in range(len(variables))]
                 history = json.loads(str(file["history"]))
                 if len(file.files) != len(variables) + 1:
+                    return None
+                if history.pop("made", None) != self.made:
                     return None
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None  # it begins again

@@ -1,5 +1,7 @@
 """What happens in another process: a rehearsal, and runs."""
 
+import hashlib
+import json
 import os
 import pickle
 import threading
@@ -49,9 +51,21 @@ class Payload:
         keras.config.set_dtype_policy(self.keras["policy"])
 
     def parts(self, task: Task, seed: int) -> Parts:
-        """The data of a seed, kept for the next run."""
+        """The data of a seed.
+
+        Arrays are kept for the next run. What has an order of its own is made anew, so
+        that the order does not depend on what ran before.
+        """
+
+        def make() -> Parts:
+            keras.utils.set_random_seed(seed)  # of `tf.data` that is not seeded
+            return task.parts(seed)
+
         at = (task.name, seed if task.of_seed else 0)
-        return _kept(self.loaded, at, lambda: task.parts(seed), KEEP["parts"])
+        parts = _kept(self.loaded, at, make, KEEP["parts"])
+        if callable(task.data) and {*map(data.kind, parts)} != {"arrays"}:
+            del self.loaded[at]
+        return parts
 
     def trainer(self, run: dict[str, Any], parts: Parts) -> training.Trainer:
         """A trainer for a run: that of another, if they differ by the rate alone."""
@@ -126,7 +140,7 @@ def payload_of(content: "bytes | Payload | None") -> Payload:
     if content not in _payloads:
         _payloads.clear()
         _payloads[content] = pickle.loads(content)
-        _payloads[content].configure()
+    _payloads[content].configure()  # the policy is each thread's own
     return _payloads[content]
 
 
@@ -179,6 +193,12 @@ def _rehearse(payload: Payload, task: Task, seeds: list[int]) -> dict[str, Any]:
                 "resplit=True, but `data` returns the same test part for different "
                 "seeds: give resplit=False"
             )
+    if not callable(task.data) and data.changes(parts.train):
+        raise ValueError(
+            "the training part changes from epoch to epoch (it shuffles, perhaps), so "
+            "that a run would depend on those before it: give `data` as a function "
+            "that makes the parts, which is called for each run"
+        )
     if task.resplit and data.kind(parts.test) != "arrays":
         raise ValueError("resplit=True needs arrays, whose examples can be counted")
     keras.utils.set_random_seed(seeds[0])
@@ -243,9 +263,12 @@ def train(
         state = Path(folder, UNFINISHED)
         kept = None
         if state.is_dir():
-            kept = training.Kept(state / f"{run['file']}.npz", every)
+            facts = json.dumps([expected, arms.facts(arm), payload.keras])
+            made = hashlib.sha256(facts.encode()).hexdigest()
+            kept = training.Kept(state / f"{run['file']}.npz", every, made)
         begin = time.perf_counter()
         trainer = payload.trainer(run, parts)
+        parts = payload.parts(task, run["seed"])  # nothing has been read from these
         new = arm.optimizer(run["rate"], run["arguments"])
         rate = training.base_rate(task, new)
         row = trainer.run(rate, run["seed"], parts, arm.weights_shift, kept)

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.optimizers.adam import AdamCore
 from keras_gradopt.transforms import ScaleByL1Norm
 from keras_gradopt.transforms.base import register
@@ -59,7 +59,7 @@ class AdaL(AdamCore):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._run_last(ScaleByL1Norm())

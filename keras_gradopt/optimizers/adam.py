@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from keras import ops
 
 from keras_gradopt import arguments, equations
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.base import BaseOptimizer
 from keras_gradopt.transforms import CorrectNorm, Slot
@@ -71,7 +71,7 @@ class AdamCore(BaseOptimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, **keywords)
         self.beta_1 = arguments.decay_rate("beta_1", beta_1)
@@ -213,7 +213,7 @@ class RAdam(AdamCore):
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         rho_threshold: float = 4.0,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self.rho_threshold = arguments.number("rho_threshold", rho_threshold, 4)
@@ -343,7 +343,7 @@ class NosAdam(AdamCore):
         beta_1: float = 0.9,
         epsilon: float = 1e-8,
         gamma: float = 0.1,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, epsilon=epsilon, **keywords)
         self.gamma = arguments.number("gamma", gamma, 0)

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdaBelief, AdamCore, RAdam
 from keras_gradopt.optimizers.angulargrad import DiffGrad
@@ -64,7 +64,7 @@ class AdamNorm(AdamCore):
         epsilon: float = 1e-8,
         gamma: float = 0.95,
         corrected_moments: str = "first",
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._correct_moments(gamma, corrected_moments)
@@ -124,7 +124,7 @@ class DiffGradNorm(DiffGrad):
         gamma: float = 0.95,
         corrected_moments: str = "first",
         history_dtype: str | None = None,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, history_dtype, **keywords
@@ -189,7 +189,7 @@ class RAdamNorm(RAdam):
         gamma: float = 0.95,
         corrected_moments: str = "first",
         rho_threshold: float = 4.0,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, rho_threshold, **keywords
@@ -249,7 +249,7 @@ class AdaBeliefNorm(AdaBelief):
         epsilon: float = 1e-8,
         gamma: float = 0.95,
         corrected_moments: str = "first",
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._correct_moments(gamma, corrected_moments)

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.optimizers.adam import AdamCore
 from keras_gradopt.transforms import AngularFriction, DifferenceFriction
 from keras_gradopt.transforms.base import register
@@ -55,7 +55,7 @@ class DiffGrad(AdamCore):
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         history_dtype: str | None = None,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._run_last(DifferenceFriction(history_dtype))
@@ -125,7 +125,7 @@ class AngularGrad(AdamCore):
         lambda_1: float = 0.5,
         lambda_2: float = 0.5,
         history_dtype: str | None = None,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._run_last(AngularFriction(angle, lambda_1, lambda_2, history_dtype))

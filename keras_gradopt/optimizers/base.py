@@ -64,7 +64,9 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         own = inspect.signature(type(self).__init__).parameters
         super().__init__(
             arguments.learning_rate(learning_rate),
-            **arguments.optimizer_keywords(set(own) - {"self", "keywords"}, keywords),
+            **arguments.optimizer_keywords(
+                {*own, "transforms"} - {"self", "keywords"}, keywords
+            ),
         )
         # copies: a transform may keep what it found out about the variables
         self._given = tuple(map(copy.copy, Pipeline(self, transforms).transforms))

@@ -3,7 +3,7 @@
 from typing import Any, Unpack
 
 from keras_gradopt import arguments
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.optimizers.adam import AdamCore
 from keras_gradopt.optimizers.sgd import SGDCore
 from keras_gradopt.transforms import Activate
@@ -61,7 +61,7 @@ class GAFAdam(AdamCore):
         activation: str = "arctan",
         alpha: float = 0.1,
         beta: float = 20.0,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._run_last(Activate(activation, alpha, beta))
@@ -125,7 +125,7 @@ class GAFSGD(SGDCore):
         alpha: float = 0.1,
         beta: float = 20.0,
         learning_rate_inside: bool = True,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, momentum, nesterov, **keywords)
         self._run_within(Activate(activation, alpha, beta))

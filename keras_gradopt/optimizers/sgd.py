@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from keras_gradopt import arguments
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.base import BaseOptimizer
 from keras_gradopt.transforms import Slot
@@ -60,7 +60,7 @@ class SGDCore(BaseOptimizer):
         learning_rate: LearningRate = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, **keywords)
         self.momentum = arguments.number("momentum", momentum, 0, 1)

@@ -90,6 +90,7 @@ class Transformed(BaseOptimizer):
             self.name = arguments.text("name", name)
         if not is_ours and self.transforms:
             _intercept_update_step(inner_optimizer, self._pipeline)
+        inner_optimizer._is_transformed = True
 
     @classmethod
     def _is_own(cls, name: str) -> bool:
@@ -132,10 +133,10 @@ class Transformed(BaseOptimizer):
         """Creates the slot variables, one set per model variable."""
         if self.built:
             return
-        self._find_excluded(variables)
         if isinstance(self.inner_optimizer, BaseOptimizer):
             self.inner_optimizer.build(variables)  # the transforms are among its own
             return
+        self._find_excluded(variables)
         self._pipeline.plan(variables)  # what can fail comes before anything is made
         self.inner_optimizer.build(variables)
         self._pipeline.build(variables)
@@ -159,6 +160,28 @@ class Transformed(BaseOptimizer):
         """The update of one variable, as far as it is not Keras'."""
         whose = getattr(self.inner_optimizer, "prepare", self._pipeline.prepare)
         return whose(gradient, variable, learning_rate)
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Excludes variables from weight decay; call it before the optimizer is built.
+
+        Args:
+            var_list: variables to exclude. Defaults to none.
+            var_names: regular expressions; variables in whose name one is found are
+                excluded. Defaults to none.
+
+        Raises:
+            ValueError: for what is no regular expression or one that could take
+                exponential time; or if the optimizer is built already, unless it is
+                told the same again (as by a second replica under `tf.distribute`).
+        """
+        if isinstance(self.inner_optimizer, BaseOptimizer):  # the last call counts
+            self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+        else:
+            super().exclude_from_weight_decay(var_list, var_names)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
@@ -198,7 +221,10 @@ class Transformed(BaseOptimizer):
         except RecursionError:
             raise ValueError("The config is nested too deeply.") from None
         optimizer = cls(inner, transforms)
-        optimizer._exclusions = exclusions
+        if exclusions and isinstance(inner, BaseOptimizer):  # of an earlier release
+            inner._exclusions = exclusions
+        else:
+            optimizer._exclusions = exclusions
         return optimizer
 
     def __repr__(self) -> str:
@@ -215,7 +241,7 @@ def _check_inner(inner: Any) -> None:
         allowed += f": call {inner.__name__}(...)"
     if not isinstance(inner, optimizer_class):
         raise arguments.refuse("inner_optimizer", inner, allowed)
-    if isinstance(inner, Transformed) or "update_step" in vars(inner):
+    if isinstance(inner, Transformed) or "_is_transformed" in vars(inner):
         raise arguments.refuse(
             "inner_optimizer",
             inner,
@@ -235,8 +261,10 @@ def _check_inner(inner: Any) -> None:
 
 def update_one_by_one(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes a built-in optimizer of Keras call `update_step` for each variable."""
-    public = getattr(keras.optimizers, type(optimizer).__name__, None)
-    if keras.backend.backend() == "torch" and public in type(optimizer).__mro__:
+    kind = type(optimizer)
+    public = getattr(keras.optimizers, kind.__name__, None)
+    is_keras = kind.__module__.partition(".")[0] == "keras"  # a user's may be named so
+    if keras.backend.backend() == "torch" and is_keras and public in kind.__mro__:
         # On PyTorch Keras gives Adam and others a subclass that updates all variables
         # at once and never calls `update_step`; the public class itself does.
         optimizer.__class__ = public

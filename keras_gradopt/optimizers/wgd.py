@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from keras_gradopt import equations
-from keras_gradopt.arguments import LearningRate, OptimizerKeywords
+from keras_gradopt.arguments import KeywordsAndTransforms, LearningRate
 from keras_gradopt.equations import Tensor
 from keras_gradopt.optimizers.adam import AdamCore, RAdam
 from keras_gradopt.optimizers.sgd import SGDCore
@@ -55,7 +55,7 @@ class WGDSGD(SGDCore):
         momentum: float = 0.9,
         nesterov: bool = False,
         mean_over: str = "kernels",
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, momentum, nesterov, **keywords)
         self._run_last(Whiten(mean_over))
@@ -108,7 +108,7 @@ class WGDAdam(AdamCore):
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
         mean_over: str = "kernels",
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._run_last(Whiten(mean_over))
@@ -166,7 +166,7 @@ class WGDRAdam(RAdam):
         epsilon: float = 1e-8,
         mean_over: str = "kernels",
         rho_threshold: float = 4.0,
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, rho_threshold, **keywords
@@ -226,7 +226,7 @@ class WGDNadam(AdamCore):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         mean_over: str = "kernels",
-        **keywords: Unpack[OptimizerKeywords],
+        **keywords: Unpack[KeywordsAndTransforms],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self._run_last(Whiten(mean_over))

@@ -74,8 +74,9 @@ def kernel_axes(
         having = owners[id(variable)]
         ends = [end for end in given if f"/{path}".endswith(f"/{end}")]
         if ends:
-            axes = given[ends[0]]
-            left.pop(ends[0], None)
+            axes = given[max(ends, key=len)]  # the most special one
+            for end in ends:
+                left.pop(end, None)
         elif rank < 3:
             axes = None
         elif not having:

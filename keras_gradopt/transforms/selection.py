@@ -266,8 +266,9 @@ def layerwise_decay(model: keras.Model, factor: float) -> dict[str, float]:
         `keras_gradopt.transforms.ScaleLearningRate`.
 
     Raises:
-        ValueError: if the model is not built or trains nothing, or for a factor out of
-            range.
+        ValueError: if the model is not built or trains nothing, if two of its layers
+            have the same path (two towers made by one function), or for a factor out
+            of range.
 
     Example:
 
@@ -292,9 +293,15 @@ def layerwise_decay(model: keras.Model, factor: float) -> dict[str, float]:
             "model", model, "built, and to have weights that are trained"
         )
     factors: dict[str, float] = {}
+    owners: dict[str, Any] = {}
     for depth, layer in enumerate(reversed(layers)):
         for pattern in _patterns(layer.trainable_variables):
             factors.setdefault(pattern, factor**depth)  # shared: nearest to the head
+            if owners.setdefault(pattern, layer) is not layer:
+                raise ValueError(
+                    "Layers must have names of their own, as paths tell them apart. "
+                    f"Received: two layers whose variables fit {pattern!r}"
+                )
     return factors
 
 

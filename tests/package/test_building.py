@@ -167,3 +167,55 @@ def test_config_nested_without_end_is_refused():
         }
     with pytest.raises(ValueError, match="nested too deeply"):
         kg.Transformed.from_config(config)
+
+
+class SGD(keras.optimizers.SGD):
+    """A user's, named as one of Keras': it makes half steps."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, 0.5 * learning_rate)
+
+
+class Idle(kt.Transform):
+    def apply(self, gradient, slots, context):
+        return kt.Result(gradient)
+
+
+def test_a_users_optimizer_keeps_its_own_update():
+    """On PyTorch those of Keras get another class; a user's of that name must not."""
+    optimizer, variable = kg.Transformed(SGD(1.0), [Idle()]), keras.Variable([0.0])
+    optimizer.apply([ops.ones(1)], [variable])
+    assert float(ops.convert_to_numpy(variable)[0]) == -0.5
+    assert type(optimizer.inner_optimizer) is SGD
+
+
+@pytest.mark.parametrize("given", [[], [Idle()]])
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, kg.GAFSGD])
+def test_an_optimizer_belongs_to_one_transformed(make, given):
+    inner = make(0.1)
+    kg.Transformed(inner, given)
+    with pytest.raises(ValueError, match="not Transformed already"):
+        kg.Transformed(inner, [Idle()])
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.SGD, kg.SGDCore])
+def test_the_last_exclusion_from_weight_decay_counts(make):
+    inner = make(0.0, weight_decay=0.1)
+    inner.exclude_from_weight_decay(var_names=["bias"])
+    optimizer = kg.Transformed(inner, [Idle()])
+    optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    again = kg.Transformed.from_config(optimizer.get_config(), {"Idle": Idle})
+    for one in (optimizer, again):
+        one.learning_rate = 1.0
+        model = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+        kernel, bias = model.trainable_variables
+        for variable in (kernel, bias):
+            variable.assign(ops.ones_like(variable))
+        one.apply([ops.zeros_like(v) for v in (kernel, bias)], [kernel, bias])
+        np.testing.assert_allclose(ops.convert_to_numpy(kernel), 1.0)
+        np.testing.assert_allclose(ops.convert_to_numpy(bias), 0.9, rtol=1e-6)
+
+
+def test_a_misspelt_transforms_is_named():
+    with pytest.raises(ValueError, match="Did you mean `transforms`"):
+        kg.AdamCore(transform=[Idle()])

@@ -188,3 +188,18 @@ def test_other_threads_make_tuples_meanwhile():
         for thread in threads:
             thread.join()
     assert not errors
+
+
+def test_the_most_special_path_counts():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(3, 3, name="plain"),
+            keras.layers.Conv2D(3, 3, name="special"),
+        ]
+    )
+    variables = model.trainable_variables
+    given = {"kernel": [0], "special/kernel": None}
+    for axes in (given, dict(reversed(given.items()))):
+        plan = kt.Whiten(kernel_axes=axes).plan(variables)
+        assert plan[0] == (0,) and plan[2] is None

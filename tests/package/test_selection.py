@@ -315,3 +315,22 @@ def test_the_monitor_tells_of_the_chosen_variables():
     biases = [row for path, row in seen.items() if path.endswith("c/bias")]
     assert factor not in biases[0] and biases[0][gain] != 1
     assert monitor.alive
+
+
+def test_layers_of_one_path_have_no_factors_of_their_own():
+    """Two towers made by one function: paths cannot tell them apart."""
+
+    def tower(size):
+        x = inputs = keras.Input((size,))
+        x = keras.layers.Dense(3, name="in")(x)
+        return keras.Model(inputs, keras.layers.Dense(2, name="out")(x))
+
+    x = inputs = keras.Input((4,))
+    x = tower(2)(tower(4)(x))
+    model = keras.Model(inputs, keras.layers.Dense(1, name="head")(x))
+    paths = [variable.path for variable in model.trainable_variables]
+    if len({*paths}) == len(paths):
+        assert len(kg.layerwise_decay(model, 0.5)) == 5
+        return
+    with pytest.raises(ValueError, match="two layers whose variables fit"):
+        kg.layerwise_decay(model, 0.5)
