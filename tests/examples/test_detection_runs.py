@@ -21,6 +21,7 @@ from test_detection_data import mock_voc, write_voc
 from training.datasets import preparing
 from training.detection.boxes import default_boxes, detections, map_sizes
 from training.detection.command_line import RECIPES
+from training.detection.loss import MultiboxLoss  # noqa: F401 (registers it)
 
 pytestmark = pytest.mark.backend_independent
 
