@@ -179,10 +179,15 @@ def final_weights(path):
     return keras.saving.load_model(path).get_weights()
 
 
+# Adam's first steps are signs, where a rounded gradient near 0 has either one; and long
+# steps make rounding grow
+SMOOTH = ["--optimizer", "GAFSGD", "--learning-rate", 0.001]
+
+
 def assert_nearly_equal(ours, theirs):
     """To the rounding of sums in another order, over a few steps."""
     for a, b in zip(ours, theirs):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -211,6 +216,7 @@ def test_two_jax_processes_train_as_one(data_dir, tmp_path):
         129,
         "--steps-per-epoch",
         2,  # few: each adds to the rounding
+        *SMOOTH,
         "--strategy",
         "data-parallel",
         "--data-dir",
@@ -240,7 +246,7 @@ def test_two_jax_processes_train_as_one(data_dir, tmp_path):
 def test_two_tensorflow_workers_train_as_one(data_dir, tmp_path):
     """A custom loop; batch normalization is over the batch of both."""
     command = [sys.executable, ROOT / "examples" / "multiworker.py"]
-    flags = ["--epochs", 2, "--limit", 128, "--data-dir", data_dir]
+    flags = ["--epochs", 2, "--limit", 128, "--data-dir", data_dir, *SMOOTH]
 
     def run(count):
         addresses = ",".join(free_addresses(count))
