@@ -295,7 +295,7 @@ def main(arguments=None):
         for name in of_curves
         if name != "AdaBelief"
     }
-    drawing.save(draw_gradients(records, 20), args.output / "real_gradients.png")
+    drawing.save(draw_gradients(records, 6), args.output / "real_gradients.png")
 
     amounts = np.linspace(-1, 1, points)
     found = {}
