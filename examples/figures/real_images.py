@@ -21,6 +21,8 @@ import argparse
 import csv
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -51,8 +53,6 @@ FLAGS = {
     "AngularGrad": ["AngularGrad"],
     "AngularGrad tan": ["AngularGrad", "--set", "angle=tan"],
 }
-OF_CURVES = ["SGD", "Adam", "AdaBelief", "AdaL"]
-OF_SURFACES = [name for name in FLAGS if name != "AdaL"]
 TITLES = {
     "resnet20": "ResNet-20",
     "densenet22": "DenseNet-22",
@@ -225,8 +225,142 @@ def draw_surfaces(planes, amounts):
 
 
 """
-## All of it
+## The four figures
+
+Each trains what it needs and is not yet trained.
 """
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained and drawn.
+
+    Attributes:
+        pairs: networks and data sets of the curves; of the first are the gradients.
+        lines: networks and data sets of the losses along lines.
+        photos: data set of the surfaces.
+        of_curves: optimizers of the curves.
+        of_surfaces: optimizers of the surfaces.
+        flags: of `train.py`.
+        points: of a line.
+        side: points of a side of a plane.
+        images: that a loss is of.
+        directions: that the mean rise is over.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    lines: Sequence[tuple[str, str]]
+    photos: str
+    of_curves: Sequence[str]
+    of_surfaces: Sequence[str]
+    flags: Sequence[str]
+    points: int
+    side: int
+    images: int
+    directions: int
+
+
+SMALL = Size(
+    pairs=[("resnet20", "digits")],
+    lines=[("resnet20", "digits")],
+    photos="digits",
+    of_curves=["SGD", "AdaL"],
+    of_surfaces=["SGD"],
+    flags=["--limit", "256", "--epochs", "1"],
+    points=5,
+    side=3,
+    images=32,
+    directions=2,
+)
+FULL = Size(
+    pairs=[(n, d) for d in ("cifar10", "cifar100") for n in ("resnet20", "densenet22")],
+    lines=[("resnet20", "cifar10"), ("densenet22", "cifar100")],
+    photos="tiny_imagenet",
+    of_curves=["SGD", "Adam", "AdaBelief", "AdaL"],
+    of_surfaces=[name for name in FLAGS if name != "AdaL"],
+    flags=["--limit", "5000", "--epochs", "6", "--schedule", "step:4"],
+    points=81,
+    side=9,
+    images=500,
+    directions=10,
+)
+
+
+def title(network: str, dataset: str) -> str:
+    """A network and a data set, for people."""
+    return f"{TITLES[network]} on {TITLES[dataset]}"
+
+
+def curves(runs, size):
+    """The figure, and a table of the last epochs."""
+    found, rows = {}, []
+    for pair in size.pairs:
+        histories = {
+            name: columns(runs(*pair, name, pair == size.pairs[0]) / "history.csv")
+            for name in size.of_curves
+        }
+        found[title(*pair)] = histories
+        for name, history in histories.items():
+            last = [float(history[c][-1]) for c in ("loss", "val_loss", "val_accuracy")]
+            rows.append([title(*pair), name, *last])
+    head = ["", "optimizer", "training loss", "test loss", "test accuracy"]
+    return draw_curves(found), head, rows
+
+
+def gradients(runs, size):
+    """The figure, and a table of the largest entries."""
+    records = {
+        name: columns(runs(*size.pairs[0], name, True) / "monitor.csv")
+        for name in size.of_curves
+        if name != "AdaBelief"
+    }
+    rows = [
+        [name, float(record["gradient_max"].max())] for name, record in records.items()
+    ]
+    return draw_gradients(records, 6), ["optimizer", "largest gradient entry"], rows
+
+
+def lines(runs, size):
+    """The figure, and a table of the losses in the middle and at both ends."""
+    amounts, found = np.linspace(-1, 1, size.points), {}
+    for network, dataset in size.lines:
+        sample = images_of(runs, dataset, size.images)
+        weights, loss = solution(runs(network, dataset, "SGD"), *sample)
+        random = np.random.default_rng(0)
+        direction = loss_landscape.filter_normalized(weights, random)
+        found[title(network, dataset)] = loss_landscape.along(
+            loss, weights, direction, amounts
+        )
+    rows = [
+        [name, *map(float, (x[0], x[size.points // 2], x[-1]))]
+        for name, x in found.items()
+    ]
+    return draw_lines(found, amounts), ["", "at -1", "at 0", "at 1"], rows
+
+
+def surfaces(runs, size):
+    """The figure, and a table of heights and unevenness, as of `loss_landscape`."""
+    amounts = np.linspace(-0.5, 0.5, size.side)
+    sample, planes, rows = images_of(runs, size.photos, size.images), {}, []
+    for name in size.of_surfaces:
+        weights, loss = solution(runs("resnet20", size.photos, name), *sample)
+        random = np.random.default_rng(0)  # the same noise for all
+        directions = [
+            loss_landscape.filter_normalized(weights, random) for _ in range(2)
+        ]
+        planes[name] = loss_landscape.plane(loss, weights, directions, amounts)
+        shape = loss_landscape.shape(loss, weights, 0, size.directions)
+        rows.append([name, *shape])
+    head = ["optimizer", "training loss", "mean rise at 0.5", "unevenness"]
+    return draw_surfaces(planes, amounts), head, rows
+
+
+FIGURES = {
+    "curves": curves,
+    "gradients": gradients,
+    "lines": lines,
+    "surfaces": surfaces,
+}
 
 
 def parse(arguments):
@@ -236,13 +370,16 @@ def parse(arguments):
     )
     parser.add_argument("--data-dir", help="where TFDS keeps data sets")
     parser.add_argument(
+        "--figures", nargs="+", choices=list(FIGURES), default=list(FIGURES),
+        help="default: all",
+    )  # fmt: skip
+    parser.add_argument(
         "--runs", type=Path, default=Path("runs/real_images"),
         help="where the trainings are kept (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path,
-        help="folder of the four pictures (default: docs/figures)",
-    )  # fmt: skip
+        "--output", type=Path, help="folder of the pictures (default: docs/figures)"
+    )
     parser.add_argument(
         "--small", action="store_true",
         help="digits alone, in a minute; then the default of --output is runs/figures",
@@ -254,79 +391,15 @@ def parse(arguments):
 
 
 def main(arguments=None):
-    """Trains what is not yet trained, and draws the four figures; returns the rows."""
+    """Trains what is not yet trained, and draws; returns the rows of each table."""
     args = parse(arguments)
-    if args.small:
-        pairs, photos = [("resnet20", "digits")], "digits"
-        lines = [("resnet20", "digits")]
-        of_curves, of_surfaces = ["SGD", "AdaL"], ["SGD"]
-        size = ["--limit", "256", "--epochs", "1"]
-        side, points, images = 3, 5, 32
-    else:
-        pairs = [(n, d) for d in ("cifar10", "cifar100") for n in list(TITLES)[:2]]
-        lines = [("resnet20", "cifar10"), ("densenet22", "cifar100")]
-        photos, of_curves, of_surfaces = "tiny_imagenet", OF_CURVES, OF_SURFACES
-        size = ["--limit", "5000", "--epochs", "6", "--schedule", "step:4"]
-        side, points, images = 15, 81, 1000
-    runs = Runs(args.runs, args.data_dir, size)
-
-    def title(network, dataset):
-        return f"{TITLES[network]} on {TITLES[dataset]}"
-
-    curves, rows = {}, []
-    for network, dataset in pairs:
-        histories = {
-            name: columns(
-                runs(network, dataset, name, (network, dataset) == pairs[0])
-                / "history.csv"
-            )
-            for name in of_curves
-        }
-        curves[title(network, dataset)] = histories
-        for name, history in histories.items():
-            last = [float(history[c][-1]) for c in ("loss", "val_loss", "val_accuracy")]
-            rows.append([title(network, dataset), name, *last])
-    drawing.save(draw_curves(curves), args.output / "real_curves.png")
-    head = ["", "optimizer", "training loss", "test loss", "test accuracy"]
-    print(drawing.table(head, rows))
-
-    records = {
-        name: columns(runs(*pairs[0], name, True) / "monitor.csv")
-        for name in of_curves
-        if name != "AdaBelief"
-    }
-    drawing.save(draw_gradients(records, 6), args.output / "real_gradients.png")
-
-    amounts = np.linspace(-1, 1, points)
-    found = {}
-    for network, dataset in lines:
-        sample = images_of(runs, dataset, images)
-        weights, loss = solution(runs(network, dataset, "SGD"), *sample)
-        direction = loss_landscape.filter_normalized(weights, np.random.default_rng(0))
-        found[title(network, dataset)] = loss_landscape.along(
-            loss, weights, direction, amounts
-        )
-    drawing.save(draw_lines(found, amounts), args.output / "real_lines.png")
-
-    amounts = np.linspace(-0.5, 0.5, side)
-    sample, planes, shapes = images_of(runs, photos, images), {}, []
-    for name in of_surfaces:
-        weights, loss = solution(runs("resnet20", photos, name), *sample)
-        random = np.random.default_rng(0)  # the same noise for all
-        directions = [
-            loss_landscape.filter_normalized(weights, random) for _ in range(2)
-        ]
-        planes[name] = loss_landscape.plane(loss, weights, directions, amounts)
-        shapes.append(
-            [name, *loss_landscape.shape(loss, weights, 0, 2 if args.small else 10)]
-        )
-    drawing.save(draw_surfaces(planes, amounts), args.output / "real_surfaces.png")
-    print(
-        drawing.table(
-            ["optimizer", "training loss", "mean rise at 0.5", "unevenness"], shapes
-        )
-    )
-    return rows, shapes
+    size = SMALL if args.small else FULL
+    runs, found = Runs(args.runs, args.data_dir, list(size.flags)), {}
+    for name in args.figures:
+        figure, head, found[name] = FIGURES[name](runs, size)
+        drawing.save(figure, args.output / f"real_{name}.png")
+        print(drawing.table(head, found[name]))
+    return found
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ def plot_curves(
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
         if name == "loss":
-            axis.set_yscale("log")
+            drawn = np.concatenate([line.get_ydata() for line in axis.lines])
+            drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+            if drawn.size and drawn.max() > 10 * drawn.min():  # else it has few ticks
+                axis.set_yscale("log")
         if name == metric:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
         if name != "learning_rate":

@@ -94,14 +94,14 @@ def test_real_images_are_trained_once_and_drawn(tmp_path, capsys):
     runs, output = tmp_path / "runs", tmp_path / "new"
     flags = ["--small", "--runs", str(runs), "--output", str(output)]
     flags += ["--data-dir", str(tmp_path / "data")]
-    rows, shapes = real_images.main(flags)
+    tables = real_images.main(flags)
     folders = [path.name for path in runs.iterdir()]
     assert sorted(folders) == ["digits-resnet20-AdaL", "digits-resnet20-SGD"]
     for name in ("curves", "gradients", "lines", "surfaces"):
         picture = (output / f"real_{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
     # what is printed is what the runs hold
-    for row, name in zip(rows, ("SGD", "AdaL"), strict=True):
+    for row, name in zip(tables["curves"], ("SGD", "AdaL"), strict=True):
         history = real_images.columns(runs / f"digits-resnet20-{name}/history.csv")
         last = [history[c][-1] for c in ("loss", "val_loss", "val_accuracy")]
         assert row[1:] == [name, *last]
@@ -110,9 +110,9 @@ def test_real_images_are_trained_once_and_drawn(tmp_path, capsys):
         real_images.Runs(runs, str(tmp_path / "data"), []), "digits", 32
     )
     weights, loss = real_images.solution(runs / "digits-resnet20-SGD", images, labels)
-    assert shapes[0][1] == pytest.approx(loss(weights), rel=1e-5)
+    assert tables["surfaces"][0][1] == pytest.approx(loss(weights), rel=1e-5)
     made = {path: path.stat().st_mtime_ns for path in runs.glob("*/last.keras")}
-    assert real_images.main(flags) == (rows, shapes)
+    assert real_images.main(flags) == tables
     assert made == {path: path.stat().st_mtime_ns for path in made}
     assert "is finished" in capsys.readouterr().out
 

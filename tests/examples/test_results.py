@@ -230,7 +230,7 @@ def test_confusion(classes, tmp_path, figures):
 
 def test_curves(tmp_path, figures):
     history = {
-        "loss": [2.0, 1.0, 0.5],
+        "loss": [2.0, 1.0, 0.2],
         "val_loss": [2.5, 1.5, 1.0],
         "accuracy": [0.3, 0.6, 0.9],
         "val_accuracy": [0.2, 0.7, 0.5],
@@ -247,6 +247,7 @@ def test_curves(tmp_path, figures):
     without = {"loss": [2.0], "accuracy": [0.3]}
     results.plot_curves(without, "no validation, one epoch", tmp_path / "curves.png")
     assert [len(axis.lines) for axis in figures[1].axes] == [1, 1]
+    assert figures[1].axes[0].get_yscale() == "linear"
 
 
 # Export and prediction
