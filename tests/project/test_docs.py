@@ -4,6 +4,7 @@ That every public name is documented is checked when it is built (docs/hooks.py)
 """
 
 import ast
+import csv
 import doctest
 import inspect
 import os
@@ -134,3 +135,20 @@ print(model.optimizer)
         for part in quote.split("..."):
             assert " ".join(part.split()) in error
     assert printed[2].startswith("<AngularGrad:") and len(printed) == 3
+
+
+@pytest.mark.parametrize(
+    "name, row",
+    [
+        ("resnet20", "| CIFAR-10 | ResNet-20"),
+        ("densenet22", "| CIFAR-10 | DenseNet-22"),
+        ("tiny", "| Tiny ImageNet"),
+        ("imagenette", "| Imagenette"),
+    ],
+)
+def test_accuracies_of_real_images_are_those_of_their_rows(name, row):
+    with open(ROOT / f"docs/studies/images/{name}.csv", newline="") as file:
+        best = max(float(epoch["val_accuracy"]) for epoch in csv.DictReader(file))
+    page = (ROOT / "docs/real-images.md").read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith(row))
+    assert f"| {100 * best:.1f} %" in line
