@@ -142,8 +142,8 @@ print(model.optimizer)
     [
         ("resnet20", "| CIFAR-10 | ResNet-20"),
         ("densenet22", "| CIFAR-10 | DenseNet-22"),
-        ("tiny", "| Tiny ImageNet"),
-        ("imagenette", "| Imagenette"),
+        ("tiny", "| Tiny ImageNet, 64"),
+        ("imagenette", "| Imagenette, 224"),
     ],
 )
 def test_accuracies_of_real_images_are_those_of_their_rows(name, row):
