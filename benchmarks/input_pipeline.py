@@ -88,6 +88,14 @@ def seconds_of_epochs(data, batch_size, augment=True, epochs=EPOCHS):
     return found, steps * batch_size
 
 
+def rows_of(seconds, images, **about):
+    """Rows of the CSV, one for each epoch."""
+    return [
+        {**about, "epoch": epoch, "images_per_second": round(images / taken, 1)}
+        for epoch, taken in enumerate(seconds)
+    ]
+
+
 def seconds_to_decode(data, batch_size):
     """Seconds to read and decode all training images once, and their number."""
     begin = time.perf_counter()
@@ -117,18 +125,10 @@ def real_rows(args):
                 )  # fmt: skip
                 seconds, images = measured(data, 32 if int(size) > 100 else 128)
                 print(f"{repeat + 1}/{args.repeats} {shown}, {stage}: {seconds}")
-                rows += [
-                    {
-                        "data": shown,
-                        "preprocessing": preprocessing,
-                        "size": size,
-                        "stage": stage,
-                        "repeat": repeat,
-                        "epoch": epoch,
-                        "images_per_second": round(images / taken, 1),
-                    }
-                    for epoch, taken in enumerate(seconds)
-                ]
+                rows += rows_of(
+                    seconds, images, data=shown, preprocessing=preprocessing, size=size,
+                    stage=stage, repeat=repeat,
+                )  # fmt: skip
     write_csv(args.csv, rows)
     print(f"{environment('tensorflow', 'tensorflow-datasets')}\n")
     print("| images | " + " | ".join(STAGES) + ", first epoch | a later one |")
@@ -178,15 +178,7 @@ def main():
                 batch_size = args.batch_size if encoding == "png" else 32
                 seconds, images = seconds_of_epochs(data, batch_size)
                 print(f"{repeat + 1}/{args.repeats} {name}: {seconds}", flush=True)
-                rows += [
-                    {
-                        "data": name,
-                        "repeat": repeat,
-                        "epoch": epoch,
-                        "images_per_second": round(images / taken, 1),
-                    }
-                    for epoch, taken in enumerate(seconds)
-                ]
+                rows += rows_of(seconds, images, data=name, repeat=repeat)
     write_csv(args.csv, rows)
     print(f"{environment('tensorflow', 'tensorflow-datasets')}\n")
     print("| images | first epoch, images/s | later epochs, images/s (range) |")

@@ -355,12 +355,7 @@ def surfaces(runs, size):
     return draw_surfaces(planes, amounts), head, rows
 
 
-FIGURES = {
-    "curves": curves,
-    "gradients": gradients,
-    "lines": lines,
-    "surfaces": surfaces,
-}
+FIGURES = {draw.__name__: draw for draw in (curves, gradients, lines, surfaces)}
 
 
 def parse(arguments):
@@ -369,10 +364,8 @@ def parse(arguments):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", help="where TFDS keeps data sets")
-    parser.add_argument(
-        "--figures", nargs="+", choices=list(FIGURES), default=list(FIGURES),
-        help="default: all",
-    )  # fmt: skip
+    names = list(FIGURES)
+    parser.add_argument("--figures", nargs="+", choices=names, default=names)
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/real_images"),
         help="where the trainings are kept (default: %(default)s)",

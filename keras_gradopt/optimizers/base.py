@@ -267,13 +267,17 @@ class BaseOptimizer(keras.optimizers.Optimizer):
             "paths": [variable.path for variable in var_list or []],
             "var_names": [arguments.pattern("var_names", x) for x in var_names or []],
         }
-        if self.built and exclusions != self._exclusions:
+        if self.built and exclusions != self._excluding()._exclusions:
             raise ValueError(
                 "`exclude_from_weight_decay` must be called before the optimizer is "
                 f"built. Received: var_list={var_list}, var_names={var_names}"
             )
-        self._exclusions = exclusions
+        self._excluding()._exclusions = exclusions
         super().exclude_from_weight_decay(var_list, var_names)
+
+    def _excluding(self) -> "BaseOptimizer":
+        """The optimizer that keeps what is excluded from weight decay."""
+        return self
 
     def _find_excluded(self, variables: Sequence[keras.Variable]) -> None:
         # After a reload there are paths of variables only.

@@ -161,27 +161,9 @@ class Transformed(BaseOptimizer):
         whose = getattr(self.inner_optimizer, "prepare", self._pipeline.prepare)
         return whose(gradient, variable, learning_rate)
 
-    def exclude_from_weight_decay(
-        self,
-        var_list: Sequence[keras.Variable] | None = None,
-        var_names: Sequence[str] | None = None,
-    ) -> None:
-        """Excludes variables from weight decay; call it before the optimizer is built.
-
-        Args:
-            var_list: variables to exclude. Defaults to none.
-            var_names: regular expressions; variables in whose name one is found are
-                excluded. Defaults to none.
-
-        Raises:
-            ValueError: for what is no regular expression or one that could take
-                exponential time; or if the optimizer is built already, unless it is
-                told the same again (as by a second replica under `tf.distribute`).
-        """
-        if isinstance(self.inner_optimizer, BaseOptimizer):  # the last call counts
-            self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
-        else:
-            super().exclude_from_weight_decay(var_list, var_names)
+    def _excluding(self) -> BaseOptimizer:
+        inner = self.inner_optimizer  # told before or now, the last call counts
+        return inner if isinstance(inner, BaseOptimizer) else self
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-serializable."""
@@ -221,10 +203,8 @@ class Transformed(BaseOptimizer):
         except RecursionError:
             raise ValueError("The config is nested too deeply.") from None
         optimizer = cls(inner, transforms)
-        if exclusions and isinstance(inner, BaseOptimizer):  # of an earlier release
-            inner._exclusions = exclusions
-        else:
-            optimizer._exclusions = exclusions
+        if exclusions:
+            optimizer._excluding()._exclusions = exclusions
         return optimizer
 
     def __repr__(self) -> str:

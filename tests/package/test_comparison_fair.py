@@ -230,7 +230,7 @@ def test_a_half_of_another_run_does_not_go_on(tmp_path):
     class Stop(Exception):
         pass
 
-    def made(task, after=None, folder=tmp_path):
+    def made(task, folder=tmp_path):
         payload = worker.Payload({"tiny": task}, TWO)
         facts = worker.rehearse(payload, list(TWO), [11])["tasks"]["tiny"]
         return worker.train(payload, run, facts, str(folder), 0.0)
