@@ -8,7 +8,9 @@ Description: Kernels and words of the program that XLA compiles for an H100.
 XLA compiles ahead of time for a GPU that it is told about. In the compiled text every
 kernel's inputs and outputs have shapes: their bytes are the update's memory traffic,
 exactly and on every machine the same. "Words" are 4-byte words per parameter and step.
-The target "cpu" counts the program for the CPU at hand in the same way; tests guard it.
+With `--network ResNet50` the update is that of all its variables; the number of kernels
+and the seconds to compile them are what to look at. The target "cpu" counts the program
+for the CPU at hand in the same way. Tests guard the counts.
 """
 
 import argparse
@@ -32,7 +34,7 @@ if __name__ == "__main__":  # autotuning asks for a GPU
 import jax
 import keras
 import numpy as np
-from measurements import environment, write_csv
+from measurements import environment, network, write_csv
 
 import keras_gradopt
 from keras_gradopt import transforms
@@ -285,14 +287,20 @@ def main():
     make = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     make.add_argument("--optimizers", nargs="+", help="rows (default: all)")
     make.add_argument("--target", choices=["h100", "cpu"], default="h100")
+    make.add_argument("--network", help="of keras.applications: all its variables")
     make.add_argument("--csv", type=Path)
     args = make.parse_args()
     sharding, found = sharding_of(args.target), []
+    if args.network:
+        variables = network(args.network).trainable_variables
+        whole = [tuple(variable.shape) for variable in variables]
     print("| optimizer | words | bound | kernels | copies | scratch | state, bytes |")
     print("|---|---|---|---|---|---|---|")
     for name, (optimizer, bound, shapes) in rows().items():
         if args.optimizers and name not in args.optimizers:
             continue
+        if args.network:  # WGD leaves those alone that are no kernels: no bound
+            shapes, bound = whole, ""
         program = compiled(optimizer(), shapes, sharding)
         found.append({"optimizer": name, "bound": bound, **program._asdict()})
         print(

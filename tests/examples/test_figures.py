@@ -14,6 +14,7 @@ from keras import ops
 import keras_gradopt
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
 from figures import (
     alive,
     coefficients,
