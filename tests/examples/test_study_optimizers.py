@@ -129,6 +129,7 @@ def known_outcome():
     return losses
 
 
+@pytest.mark.slow
 def test_verdicts_are_corrected_over_all_tasks(tmp_path):
     found = results_of(tmp_path, known_outcome())
     of = {(v.task, v.optimizer, v.other): v for v in found.verdicts}
@@ -166,6 +167,7 @@ def test_missing_runs_count_and_are_told(tmp_path):
     assert "- AdamNorm - Adam: CNN on digits; noisy quadratic; " in page
 
 
+@pytest.mark.slow
 def test_exploratory_comparisons_have_no_verdict(tmp_path):
     losses = known_outcome()
     for task in tasks.TASKS:
@@ -180,6 +182,7 @@ def test_exploratory_comparisons_have_no_verdict(tmp_path):
     assert "better" not in text and "worse" not in text
 
 
+@pytest.mark.slow
 def test_page_and_pictures(tmp_path):
     found = results_of(tmp_path, known_outcome())
     page = report.report(found, "all at abc")
@@ -206,6 +209,7 @@ def test_no_run_with_a_divergence_is_a_mean(tmp_path):
     assert "1 of 12 diverged" in report.details(found, "AdaNorm")
 
 
+@pytest.mark.slow
 def test_differences_can_be_read_on_a_phone(tmp_path, monkeypatch):
     """368 pixels wide, letters of at least 8, nothing cut and nothing on another."""
     losses = known_outcome()
@@ -273,6 +277,7 @@ def test_tasks(name, monkeypatch):
     assert tasks.has_kernels(name) == (name in ("digits-cnn", "fashion-cnn", "words"))
 
 
+@pytest.mark.slow
 def test_a_small_run(tmp_path, monkeypatch, capsys):
     """Runs, goes on after rows were lost, and collects."""
     quadratic = tasks.TASKS["quadratic"]
@@ -335,6 +340,7 @@ def test_damaged_sessions_are_a_sentence(text, tmp_path, capsys):
     assert (tmp_path / commits.SESSIONS).read_text() == text
 
 
+@pytest.mark.slow
 def test_names_in_rows_write_nothing_elsewhere(tmp_path):
     """A task called `../../escaped` in the rows makes no file there."""
     folder = tmp_path / "a" / "b" / "c"
