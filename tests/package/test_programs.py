@@ -1,5 +1,6 @@
 """What is traced and compiled. Counts, which are the same on every machine."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -357,6 +358,31 @@ def test_known_programs_on_a_cpu(gpu_program):
     ):
         program = gpu_program.compiled(optimizer, [(1000, 100)], sharding)
         assert words / 2 < program.words <= words + 0.01
+
+
+def test_the_program_of_a_network(gpu_program, tmp_path, monkeypatch):
+    """`--network`: all its variables in one program, for each optimizer named."""
+    small = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32)])
+    monkeypatch.setattr(gpu_program, "network", {"Small": small}.get)
+    flags = ["--network", "Small", "--target", "cpu", "--csv", str(tmp_path / "c.csv")]
+    names = ["--optimizers", "keras Adam", "AngularGrad"]
+    monkeypatch.setattr("sys.argv", ["gpu_program.py", *flags, *names])
+    seen, compiled = [], gpu_program.compiled
+
+    def spied(optimizer, shapes, sharding):
+        seen.append(shapes)
+        return compiled(optimizer, shapes, sharding)
+
+    monkeypatch.setattr(gpu_program, "compiled", spied)
+    gpu_program.main()
+    assert seen == [[(64, 32), (32,)]] * 2
+    with open(tmp_path / "c.csv", newline="") as file:
+        adam, angular = csv.DictReader(file)
+    assert (adam["optimizer"], angular["optimizer"]) == ("keras Adam", "AngularGrad")
+    count = 64 * 32 + 32
+    assert float(adam["state"]) == pytest.approx(8, abs=2 * 8 / count + 1e-6)
+    assert float(angular["state"]) == pytest.approx(16, abs=2 * 8 / count + 1e-6)
+    assert adam["bound"] == angular["bound"] == ""
 
 
 @pytest.mark.parametrize("name", ["AngularGrad", "AdamNorm", "WGDAdam", "GAFSGD"])
