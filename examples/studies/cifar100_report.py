@@ -17,6 +17,11 @@ FAMILY = {  # the primary family: ours, other
     "H3": ("adamnorm", "adam_control"),
 }
 CONTROL = ("adam_again", "adam")
+CLAIMED = {  # points, in the authors' own tables
+    "H1": (2.02, "AdaNorm, Table 1"),
+    "H2": (1.17, "AngularGrad, Table 2"),
+}
+EXPECTED_SPREAD = 0.45  # points, the plan's, of a paired difference
 TITLES = {
     "adam": "Adam",
     "adamnorm": "AdamNorm",
@@ -245,7 +250,8 @@ def _results(rows, seeds):
     lines += ["", "| | | difference | 95 % interval | p | Holm's p | Holm's p of"]
     lines[-1] += f" equivalence within {MARGIN:g} | detectable | verdict |"
     lines += ["|---|---|---|---|---|---|---|---|---|"]
-    for row in compare(accuracy, seeds):
+    found = compare(accuracy, seeds)
+    for row in found:
         low, high = row["interval"]
         lines += [
             f"| {row['name']} | {TITLES[row['ours']]} - {TITLES[row['other']]} "
@@ -255,7 +261,23 @@ def _results(rows, seeds):
         ]
     lines += ["", "*Detectable*: what this many seeds with the differences' standard"]
     lines += ["deviation find four times of five at Holm's strictest level.", ""]
-    return [*lines, "![Training loss of every arm](curves.png)", ""]
+    lines += [_spread(found), ""]
+    lines += ["![Paired differences of all seeds](differences.png)", "", "Stars:"]
+    stars = [f"{n} {points:+.2f} ({table})" for n, (points, table) in CLAIMED.items()]
+    lines += [f"what the authors print for ResNet-18, {', '.join(stars)}.", ""]
+    lines += ["![Training loss of every arm](curves.png)", ""]
+    lines += ["## What it does not show", "", "All that [the plan](plan.md"]
+    lines[-1] += "#what-it-does-not-show) names: one data set, one small network, a"
+    lines += ["short training, rates of the papers and not the methods' best."]
+    return [*lines, ""]
+
+
+def _spread(found):
+    spread = [float(np.std(row["differences"], ddof=1)) for row in found]
+    return (
+        f"The differences' standard deviations are {min(spread):.2f} to "
+        f"{max(spread):.2f} points; the plan expected {EXPECTED_SPREAD:g}."
+    )
 
 
 def _made(rows):
@@ -288,13 +310,48 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
         epochs = range(1, len(curves[0]) + 1)
         label = TITLES[arm].replace("`", "")
         axes.plot(epochs, np.mean(curves, axis=0), style, label=label)
-    axes.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    axes.set(xlabel="epoch", ylabel="training loss", xticks=epochs)
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
+def plot_differences(found: list[dict[str, object]], path: Path) -> None:
+    """Each comparison's paired differences, their mean and its interval.
+
+    Narrow, with large letters: it is read on phones, too.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.axvspan(-MARGIN, MARGIN, color="0.9", label=f"within {MARGIN:g} points")
+    axis.axvline(0, color="0.5", linewidth=0.8)
+    for place, row in enumerate(found):
+        values, (low, high) = row["differences"], row["interval"]
+        above = place - 0.22 + 0.02 * (np.arange(len(values)) % 3)  # so none is hidden
+        axis.plot(values, above, "o", color="C0", alpha=0.6, markersize=4)
+        axis.plot([low, high], [place, place], color="k", linewidth=2)
+        axis.plot(row["mean"], place, "D", color="k", markersize=6)
+        if row["name"] in CLAIMED:
+            claim, _ = CLAIMED[row["name"]]
+            axis.plot(claim, place, "*", color="C3", markersize=12)
+    axis.plot([], [], "o", color="C0", alpha=0.6, markersize=4, label="a seed")
+    axis.plot([], [], "D-", color="k", label="mean, 95 % interval")
+    axis.plot([], [], "*", color="C3", markersize=12, linestyle="", label="claimed")
+    titles = {arm: title.replace("`", "") for arm, title in TITLES.items()}
+    names = [
+        f"{row['name']}: {titles[row['ours']]}\n- {titles[row['other']]}"
+        for row in found
+    ]
+    axis.set_yticks(range(len(found)), names)
+    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set_xlabel("points of test accuracy")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
 def write(results: Path, final: bool = False) -> None:
-    """Writes `README.md`, and `curves.png` once there are verdicts."""
+    """Writes `README.md`, and its pictures once there are verdicts."""
     rows = read(results)
     text = page(rows, final)
     (results / "README.md").write_text(text)
@@ -302,4 +359,6 @@ def write(results: Path, final: bool = False) -> None:
         seeds = complete_seeds(rows)
         finals = [r for r in rows if r["stage"] == "final" and int(r["seed"]) in seeds]
         plot(finals, results / "curves.png")
+        accuracy = {(r["arm"], int(r["seed"])): float(r["accuracy"]) for r in finals}
+        plot_differences(compare(accuracy, seeds), results / "differences.png")
     print(text)

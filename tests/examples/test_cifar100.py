@@ -508,5 +508,7 @@ def test_page_and_picture_are_written(tmp_path):
     for each in all_rows():
         study.append(tmp_path, each)
     report.write(tmp_path)
-    assert (tmp_path / "curves.png").stat().st_size > 1000
-    assert "curves.png" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    for name in ("curves.png", "differences.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+        assert f"({name})" in text
