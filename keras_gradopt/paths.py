@@ -4,6 +4,7 @@ A layer is `sequential/inner/dense` where it was built within its model, and `de
 where it was loaded; of a second model in a process the first part is `sequential_1`.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -34,6 +35,43 @@ def matching(here: Sequence[str], saved: Sequence[str]) -> dict[int, int]:
         without = _pairs(*([path[1:] for path in side] for side in (left, right)))
         found = max(found, without, key=len)
     return dict(sorted(found.items()))
+
+
+def same_variables(here: Sequence[str], saved: Sequence[str]) -> dict[int, int]:
+    """As `matching`; but by position where it is the same model built again.
+
+    Keras numbers the layers that have no name of their own, on and on in a process. So
+    where names do not pair all variables, but both sides are as many and differ, in
+    order, by such numbers alone (and by where paths begin), position counts.
+
+    Args:
+        here: paths, in the optimizer's order.
+        saved: the paths of the other model.
+
+    Returns:
+        For each position in `here` that has a counterpart its position in `saved`.
+
+    Example:
+
+    >>> same_variables(["dense/kernel", "dense_1/kernel"], ["dense_1/kernel",
+    ...     "dense_2/kernel"])
+    {0: 0, 1: 1}
+    """
+    found = matching(here, saved)
+    if len(found) < len(here) == len(saved):
+        without_numbers = (
+            [[re.sub(r"_\d+$", "", part) for part in path] for path in _parts(side)]
+            for side in (here, saved)
+        )
+        if all(map(_fit, *without_numbers)):
+            return {position: position for position in range(len(here))}
+    return found
+
+
+def _fit(one, other):
+    """Whether one path ends in the other."""
+    shorter = min(len(one), len(other))
+    return one[-shorter:] == other[-shorter:]
 
 
 def _parts(paths):

@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import csv
 import fcntl
+import hashlib
 import io
 import os
 import signal
@@ -321,7 +322,9 @@ def one(run, images, recipe, arguments, row) -> None:
     """One run, and its row."""
     from cifar100_training import train
 
-    state = arguments.state / f"{run.name}.npz"
+    # what is kept of a run that is made otherwise is another's
+    made = hashlib.sha256(repr([row[name] for name in SAME]).encode()).hexdigest()[:8]
+    state = arguments.state / f"{run.name}-{made}.npz"
     left = len(remaining(arguments)) - 1
     before = time.time()
 
@@ -366,7 +369,7 @@ def status(arguments: argparse.Namespace) -> None:
         print(f"control: Adam at {control:g}")
     done = set(map(key, rows))
     for run in planned(control, arguments.seeds):
-        begun = (arguments.state / f"{run.name}.npz").exists()
+        begun = any(arguments.state.glob(f"{run.name}-*.npz"))
         state = "done" if run in done else "begun" if begun else "missing"
         print(f"{run.name}: {state}")
 

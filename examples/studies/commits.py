@@ -37,8 +37,7 @@ def note_session(folder: Path, allow_dirty: bool = False) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     rows, path = folder / files.RUNS, folder / SESSIONS
-    there = rows.exists() and rows.stat().st_size
-    count = len(files.read_rows(rows)) if there else 0
+    count = len(files.read_rows(rows)) if rows.exists() else 0
     known = _sessions(path) if path.exists() else []
     known = [session for session in known if session["first_row"] <= count]
     now = {"first_row": count + 1, "commit": head + "-dirty" * bool(changed)}

@@ -199,7 +199,6 @@ def report(table, found, verdicts, title):
         title: a sentence before the tables.
     """
     printed = values(table)
-    bases = {(d, n, ours): (base, v) for (d, n, ours, base), v in verdicts.items()}
 
     def of_paper(key):
         cell = printed.get(key)
@@ -221,7 +220,7 @@ def report(table, found, verdicts, title):
         "| data | network | compared | paper's gain | ours, 95 % | detectable |",
     ]
     lines += ["|---|---|---|---|---|---|"]
-    for (dataset, network, label), (base, verdict) in bases.items():
+    for (dataset, network, label, base), verdict in verdicts.items():
         pair = [printed.get((dataset, network, name)) for name in (label, base)]
         known = all(cell is not None and cell.value is not None for cell in pair)
         paper = f"{pair[0].value - pair[1].value:+.2f}" if known else "-"

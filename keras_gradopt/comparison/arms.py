@@ -1,5 +1,6 @@
 """Who is compared: optimizers, what is searched for each, and controls."""
 
+import graphlib
 import inspect
 import itertools
 import json
@@ -13,8 +14,8 @@ from keras_gradopt.arguments import positive, refuse
 from keras_gradopt.comparison.tasks import whole_number
 
 AGAIN_SHIFT = 1000  # of the seed of the weights, for "the base again"
-# Where gradients are small, the update is the base's at these factors of the rate
-# (AngularGrad, diffGrad); AdaNorm's corrected gradient is about so much longer.
+# Where gradients are small, the update is that of the method's base at these factors
+# of the rate (AngularGrad, diffGrad); AdaNorm's corrected gradient is so much longer.
 FACTORS = {
     "AngularGrad": {"cos": (0.88, 0.5), "tan": (0.5,)},
     "DiffGrad": (0.5,),
@@ -159,6 +160,12 @@ def arms(optimizers: Any) -> dict[str, Arm]:
                 f"optimizers: {name}: {arm.arguments_of!r} has its own arguments from "
                 "another"
             )
+    needs = {n: {a.rate_of, a.arguments_of} - {None} for n, a in found.items()}
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        circle = " -> ".join(error.args[1])
+        raise ValueError(f"optimizers: they go by each other: {circle}") from None
     return found
 
 
@@ -185,7 +192,7 @@ def add_controls(
     for name, arm in found.items():
         if name == baseline or arm.rate_of is not None:
             continue
-        for factor in factors(arm):
+        for factor in factors(arm, base):
             control = f"{baseline} at {factor:g} of {name}"
             more.setdefault(
                 control,
@@ -198,10 +205,17 @@ def add_controls(
     return more, pairs
 
 
-def factors(arm: Arm) -> Sequence[float]:
-    """The factors of the base's learning rate that a method of ours amounts to."""
-    made = arm.optimizer(1e-3, arm.combinations()[0])
+def factors(arm: Arm, base: Arm) -> Sequence[float]:
+    """The factors of the base's learning rate that a method of ours amounts to.
+
+    None if the method is made of another base: a rate of SGD says nothing of Adam's.
+    """
+    made, other = (a.optimizer(1e-3, a.combinations()[0]) for a in (arm, base))
     if not type(made).__module__.startswith("keras_gradopt"):
+        return ()
+    bases = {type(made).__mro__[1].__name__}
+    bases |= {"Adam", "AdamW"} if "AdamCore" in bases else set()
+    if type(other).__name__ not in bases:
         return ()
     known: Any = FACTORS.get(type(made).__name__, ())
     return known[made.get_config()["angle"]] if isinstance(known, dict) else known

@@ -10,7 +10,8 @@ import numpy as np
 from keras_gradopt.arguments import refuse
 
 SAMPLE = 2**20  # bytes of an array that its digest is made from
-SMALL = 2**24  # bytes of arrays, up to which they are evaluated as one batch
+SMALL = 2**24  # bytes of arrays that are evaluated at once
+AT_ONCE = 16  # batches of training that are
 
 
 def kind(part: Any) -> str:
@@ -185,11 +186,21 @@ def first_inputs(part: Any) -> Any:
     return native(batch[0])
 
 
+def evaluated_at_once(part: Any, batch_size: int | None) -> int:
+    """How many examples of arrays: more than a batch of training, which keeps more."""
+    leaves = keras.tree.flatten(part)
+    size, examples = batch_size or 32, len(leaves[0])
+    each = sum(leaf.nbytes for leaf in leaves) // examples
+    return min(examples, max(size, min(AT_ONCE * size, SMALL // max(1, each))))
+
+
 def evaluate(model: keras.Model, part: Any, batch_size: int | None) -> dict[str, float]:
     """The loss and metrics of a model on a part."""
     if kind(part) != "arrays":
         found = model.evaluate(part, return_dict=True, verbose=0)
-    elif sum(leaf.nbytes for leaf in keras.tree.flatten(part)) <= SMALL:
+        return {name: float(value) for name, value in found.items()}
+    size = evaluated_at_once(part, batch_size)
+    if size == len(keras.tree.flatten(part)[0]):
         model.reset_metrics()  # for small data `evaluate` takes longer than training
         found = model.test_on_batch(*part, return_dict=True)
     else:
@@ -198,7 +209,7 @@ def evaluate(model: keras.Model, part: Any, batch_size: int | None) -> dict[str,
             x,
             y,
             sample_weight=weights[0] if weights else None,
-            batch_size=batch_size or 32,
+            batch_size=size,
             return_dict=True,
             verbose=0,
         )

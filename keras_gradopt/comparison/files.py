@@ -6,6 +6,7 @@ dropped when the file is read again.
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -115,13 +116,13 @@ class Rows:
         self.fields: tuple[str, ...] = FIELDS
         self.known: dict[Key, Row] = {}
         content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:  # a kill cut the last one off
+        kept = whole(content)
+        if kept != content:
             with replacing(path) as new:
-                new.write_bytes(whole)
-        if whole:
+                new.write_bytes(kept)
+        if kept:
             read = read_rows(path)
-            header = whole.decode().partition("\n")[0]
+            header = kept.decode().partition("\n")[0]
             self.fields = tuple(header.strip().split(","))
             self.known = {key(row): row for row in read}
 
@@ -146,15 +147,22 @@ class Rows:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         file = os.open(self.path, flags, 0o644)
         try:
-            os.write(file, text.getvalue().encode())
+            content = text.getvalue().encode()
+            if os.write(file, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(file)
         finally:
             os.close(file)
         self.known[key(row)] = {name: str(row.get(name, "")) for name in self.fields}
 
 
+def whole(content: bytes) -> bytes:
+    """The content without a last line that a kill cut off."""
+    return content[: content.rfind(b"\n") + 1]
+
+
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, checked.
+    """The rows of a file, checked; without one at the end that a kill cut off.
 
     Args:
         path: of the file.
@@ -165,16 +173,16 @@ def read_rows(path: Path) -> list[Row]:
     line = 1
     found: dict[Key, Row] = {}
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            names = tuple(rows.fieldnames or ())
-            if names[: len(FIELDS)] != FIELDS or len({*names}) < len(names):
-                raise ValueError(f"its columns must be {', '.join(FIELDS)}, and more")
-            for row in rows:
-                line = rows.line_num
-                _check(row)
-                if found.setdefault(key(row), row) != row:
-                    raise ValueError("this run is there twice, with other results")
+        text = whole(path.read_bytes()).decode()
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        names = tuple(rows.fieldnames or ())
+        if text and (names[: len(FIELDS)] != FIELDS or len({*names}) < len(names)):
+            raise ValueError(f"its columns must be {', '.join(FIELDS)}, and more")
+        for row in rows:
+            line = rows.line_num
+            _check(row)
+            if found.setdefault(key(row), row) != row:
+                raise ValueError("this run is there twice, with other results")
     except (ValueError, csv.Error) as error:
         where = f", line {line}" if line > 1 else ""
         raise ComparisonError(

@@ -68,10 +68,15 @@ class Plan:
             return f"{self.margin:g}"
         return f"{100 * self.margin:g} % of the other's mean"
 
-    def detectable(self, family: str) -> float:
-        """The smallest effect this design sees, in standard deviations."""
+    def detectable(self, family: str, ratio: float) -> float:
+        """The smallest effect this design sees, in standard deviations.
+
+        Args:
+            family: Its name.
+            ratio: Of test examples to training examples, if seeds draw both anew.
+        """
         level = self.level / max(1, len(self.families[family]))
-        return statistics.detectable(len(self.seeds), self.test, level)
+        return statistics.detectable(len(self.seeds), self.test, level, ratio)
 
 
 def seeds_of(name: str, value: Any, least: int) -> tuple[int, ...]:

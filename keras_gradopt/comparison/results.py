@@ -103,7 +103,7 @@ class Results:
         if not (path / DECLARATION).exists():
             raise ComparisonError(f"there is no comparison in {path}")
         runs = path / RUNS
-        rows = read_rows(runs) if runs.exists() and runs.stat().st_size else []
+        rows = read_rows(runs) if runs.exists() else []
         return cls(rows, Declaration(path / DECLARATION))
 
     @property
@@ -221,13 +221,10 @@ class Results:
         margin = self.plan.margin * (scale if self.plan.margin_is_share else 1.0)
         if not np.isfinite(margin):
             margin = 0.0
-        facts = self.declaration.made["tasks"][task]
-        ratio = 0.0
-        if facts["resplit"]:
-            ratio = facts["test"]["examples"] / facts["train"]["examples"]
         found = statistics.paired(
             mine.tolist(), theirs.tolist(), test=self.plan.test, margin=margin,
-            level=self.plan.level / len(self.plan.families[family]), ratio=ratio,
+            level=self.plan.level / len(self.plan.families[family]),
+            ratio=self.ratio(task),
         )  # fmt: skip
         about = asdict(found)
         del about["std"]
@@ -235,6 +232,17 @@ class Results:
         return Verdict(
             task, family, *names, verdict="", share=share, margin=margin, **about
         )
+
+    def ratio(self, task: str) -> float:
+        """Of test examples to training examples, if seeds draw both anew; else 0.
+
+        Args:
+            task: Its name.
+        """
+        facts = self.declaration.made["tasks"][task]
+        if not facts["resplit"]:
+            return 0.0
+        return float(facts["test"]["examples"] / facts["train"]["examples"])
 
     def word(self, row: Verdict) -> str:
         """The verdict, from both corrected p."""

@@ -101,8 +101,9 @@ def compare(
         comparisons: Pairs (optimizer, other) by the name of their family, instead of
             one family of all with the baseline and their controls. Defaults to `None`.
         controls: Whether to add the baseline again, from other weights, and, for
-            methods of this package, the baseline at the factor of the learning rate
-            that the method amounts to where it does nothing else. Defaults to `True`.
+            methods of this package that are made of it, the baseline at the factor of
+            the learning rate that the method amounts to where it does nothing else.
+            Defaults to `True`.
         grid: First and last learning rate of the coarse grid, in half-decades; it is
             extended while the best is at an edge. Defaults to `(3e-4, 1e-1)`.
         refine: Whether quarter-decades around the best are tried, too. Defaults to
@@ -298,14 +299,16 @@ def _run(
 ) -> None:
     """Rehearses, declares, and makes every run that is missing."""
     declaration = plans.Declaration(folder / DECLARATION)
+    rows = Rows(folder / RUNS)
+    schedule.missing(rows.known)  # refuses what would never end
     seeds = [*plan.tuning_seeds, *plan.seeds]
     try:
         rehearsal = runner.submit(worker.rehearse, list(schedule.arms), seeds)
         made = _result(rehearsal, "the rehearsal")
     except futures.BrokenExecutor as error:
         raise ComparisonError(BROKEN) from error
-    rows = Rows(folder / RUNS)
-    metrics = _metrics(plan.measure, made["tasks"])
+    before = declaration.made.get("tasks", {}) if rows.known else {}
+    metrics = _metrics(plan.measure, {**before, **made["tasks"]})
     declaration.declare(plan, made, _session(), len(rows.known))
     rows.widen(metrics)
     bar = Progress(max(1, runner.workers if runner.own else 1), progress)

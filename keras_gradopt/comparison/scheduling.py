@@ -116,17 +116,35 @@ class Schedule:
         arm = self.arms[name]
         arguments = arm.combinations()
         if arm.arguments_of is not None:
-            of = self.chosen.get((task, arm.arguments_of))
+            of = self._other(task, name, arm.arguments_of, rows)
             if of is None:
                 return None
             arguments = [of.arguments]
         if arm.rate_of is not None:
-            of = self.chosen.get((task, arm.rate_of))
+            of = self._other(task, name, arm.rate_of, rows)
             rate = of and float(f"{arm.factor * of.rate:g}")
             return Choice(rate, arguments[0]) if rate else None
         if arm.rate is not None and len(arguments) == 1:
             return Choice(float(f"{arm.rate:g}"), arguments[0])
         return self._search(task, name, arguments, rows)
+
+    def _other(
+        self, task: str, name: str, other: str, rows: Mapping[Key, Row]
+    ) -> Choice | None:
+        """What was chosen for another arm; `None` while it is searched for.
+
+        Raises:
+            ValueError: If the other is left out, and no search for it has ended.
+        """
+        if (task, other) in self.jobs:
+            return self.chosen.get((task, other))
+        choice = self._choose(task, other, rows)
+        if not isinstance(choice, Choice):
+            raise ValueError(
+                f"optimizers: {name}: it goes by {other!r}, which is left out for task "
+                f"{task!r} before its search has ended: run that first, or both"
+            )
+        return choice
 
     def _search(
         self, task: str, name: str, arguments: list[str], rows: Mapping[Key, Row]

@@ -1,5 +1,6 @@
 """Results in Markdown."""
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ def protocol(results: "Results") -> str:
     plan, content = results.plan, results.declaration.content
     better = "higher" if plan.higher_is_better else "lower"
     low, high = plan.grid
+    ratio = functools.cache(results.ratio)
     finer = "; then quarter-decades beside the best" if plan.refine else ""
     lines = [
         f"Declared {content['plans'][0]['declared'][:10]}, before the first run:",
@@ -63,12 +65,15 @@ def protocol(results: "Results") -> str:
         "correction in each family. Intervals are Student's.",
     ]
     for family, pairs in plan.families.items():
-        effect = plan.detectable(family)
+        effects = {t: digits(plan.detectable(family, ratio(t))) for t in results.tasks}
+        found = ", ".join(f"{effect} ({task})" for task, effect in effects.items())
+        if len({*effects.values()}) == 1:
+            found = next(iter(effects.values()))
         lines.append(
             f"- Family {family!r}: "
             + "; ".join(f"{ours} - {other}" for ours, other in pairs)
-            + f". It finds {digits(effect)} standard deviations of the differences "
-            "four times of five."
+            + f". It finds {found} standard deviations of the differences four times "
+            "of five."
         )
     return "\n".join(
         [*lines, *(f"- {change}." for change in results.declaration.changes)]

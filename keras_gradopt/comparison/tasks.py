@@ -41,10 +41,11 @@ class Task:
         data: Three parts: to train on, to search by, to report on. Each is a pair of
             arrays (inputs, targets), or three with sample weights; a `tf.data.Dataset`
             of batches; or a `keras.utils.PyDataset`. Or a function that returns the
-            three, without arguments or of the seed (an integer), which may draw who is
-            trained on and augmentation, but by default not what is reported on. What
-            changes from epoch to epoch (shuffles) must come from a function: each run
-            then gets its own, with the process' random generators seeded alike.
+            three, without arguments, whose arrays are the same at every call, or of the
+            seed (an integer), which may draw who is trained on and augmentation, but by
+            default not what is reported on. What changes from epoch to epoch (shuffles)
+            must come from a function: each run then gets its own, with the process'
+            random generators seeded alike.
         loss: As for `compile`.
         metrics: As for `compile`: a list of names, functions or metrics, which are
             reported on too. Defaults to `()`.

@@ -42,6 +42,7 @@ class Payload:
         }
         self.trainers: OrderedDict[tuple[str, ...], training.Trainer] = OrderedDict()
         self.loaded: OrderedDict[tuple[str, int], Parts] = OrderedDict()
+        self.ordered: set[str] = set()  # tasks whose data has an order of its own
 
     def configure(self) -> None:
         """Sets Keras as it is where the comparison was started."""
@@ -53,18 +54,18 @@ class Payload:
     def parts(self, task: Task, seed: int) -> Parts:
         """The data of a seed.
 
-        Arrays are kept for the next run. What has an order of its own is made anew, so
-        that the order does not depend on what ran before.
+        Arrays are kept for the next run, and those of a function without arguments are
+        drawn alike for all seeds. What has an order of its own is made anew, so that
+        the order does not depend on what ran before.
         """
-
-        def make() -> Parts:
-            keras.utils.set_random_seed(seed)  # of `tf.data` that is not seeded
-            return task.parts(seed)
-
-        at = (task.name, seed if task.of_seed else 0)
-        parts = _kept(self.loaded, at, make, KEEP["parts"])
-        if callable(task.data) and {*map(data.kind, parts)} != {"arrays"}:
+        ordered = task.name in self.ordered
+        by = seed if task.of_seed or ordered else 0
+        at = (task.name, by)
+        parts = _kept(self.loaded, at, lambda: made(task, by), KEEP["parts"])
+        if callable(task.data) and not are_arrays(parts):
             del self.loaded[at]
+            self.ordered.add(task.name)
+            parts = parts if by == seed else made(task, seed)
         return parts
 
     def trainer(self, run: dict[str, Any], parts: Parts) -> training.Trainer:
@@ -80,6 +81,17 @@ class Payload:
             lambda: training.Trainer(task, new, parts),
             KEEP["trainers"],
         )
+
+
+def made(task: Task, seed: int) -> Parts:
+    """The data of a seed, made now."""
+    keras.utils.set_random_seed(seed)  # of what draws and is not seeded
+    return task.parts(seed)
+
+
+def are_arrays(parts: Parts) -> bool:
+    """Whether all parts are."""
+    return {*map(data.kind, parts)} == {"arrays"}
 
 
 def _kept(
@@ -187,12 +199,14 @@ def _rehearse(payload: Payload, task: Task, seeds: list[int]) -> dict[str, Any]:
         same = data.facts(parts.test) == data.facts(other.test)
         if not task.resplit:
             found["test"] = data.facts(parts.test)
-            check_test(task, seeds[-1], other, found["test"])
+            check_parts(task, seeds[-1], other, found)
         elif same:
             raise ValueError(
                 "resplit=True, but `data` returns the same test part for different "
                 "seeds: give resplit=False"
             )
+    elif callable(task.data):
+        check_parts(task, seeds[-1], made(task, 0), found)
     if not callable(task.data) and data.changes(parts.train):
         raise ValueError(
             "the training part changes from epoch to epoch (it shuffles, perhaps), so "
@@ -207,7 +221,7 @@ def _rehearse(payload: Payload, task: Task, seeds: list[int]) -> dict[str, Any]:
     trainer = training.Trainer(task, optimizer, parts)
     batch = next(iter(feed.epoch()))
     trainer.model.train_on_batch(*batch)
-    few = data.evaluate(trainer.model, _few(parts.test), task.batch_size)
+    few = data.evaluate(trainer.model, _few(parts.test, task), task.batch_size)
     weights = [str(tuple(v.shape)) for v in trainer.model.weights]
     return {
         **found,
@@ -223,19 +237,32 @@ def _rehearse(payload: Payload, task: Task, seeds: list[int]) -> dict[str, Any]:
     }
 
 
-def _few(part: Any) -> Any:
+def _few(part: Any, task: Task) -> Any:
     if data.kind(part) != "arrays":
         return part.take(1) if data.kind(part) == "tf.data" else part
-    return tuple(keras.tree.map_structure(lambda leaf: leaf[:8], p) for p in part)
+    size = data.evaluated_at_once(part, task.batch_size)
+    return tuple(keras.tree.map_structure(lambda leaf: leaf[:size], p) for p in part)
 
 
-def check_test(task: Task, seed: int, parts: Parts, expected: dict[str, Any]) -> None:
-    """Refuses another test part than that of the other seeds."""
-    if data.facts(parts.test) != expected:
-        raise ValueError(
-            f"`data` returns another test part for seed {seed} than for others: make "
-            "it the same for all, or give the task resplit=True"
-        )
+def check_parts(task: Task, seed: int, parts: Parts, expected: dict[str, Any]) -> None:
+    """Refuses other parts than those of the other seeds, where they must be the same.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    if task.of_seed:
+        if not task.resplit and data.facts(parts.test) != expected["test"]:
+            raise ValueError(
+                f"`data` returns another test part for seed {seed} than for others: "
+                "make it the same for all, or give the task resplit=True"
+            )
+        return
+    for name, part in zip(Parts._fields, parts):
+        if data.facts(part) != expected[name]:
+            raise ValueError(
+                f"`data` takes no seed, but its {name} part is another at every call: "
+                "seed what it draws, or make it a function of the seed"
+            )
 
 
 def train(
@@ -258,8 +285,8 @@ def train(
         payload = payload_of(content)
         task, arm = payload.tasks[run["task"]], payload.arms[run["optimizer"]]
         parts = payload.parts(task, run["seed"])
-        if task.of_seed and not task.resplit:
-            check_test(task, run["seed"], parts, expected["test"])
+        if callable(task.data):
+            check_parts(task, run["seed"], parts, expected)
         state = Path(folder, UNFINISHED)
         kept = None
         if state.is_dir():

@@ -218,7 +218,8 @@ class Probe:
 
         def monitored_update_step(gradient, variable, learning_rate):
             due, unclipped = self._due(), next(self._unclipped, None)
-            if _runs_eagerly() and not due:
+            position = self._positions.get(self._index(variable))
+            if position is None or (_runs_eagerly() and not due):
                 update_step(gradient, variable, learning_rate)
                 return
             update = self._prepare(gradient, variable, learning_rate)
@@ -232,7 +233,6 @@ class Probe:
                 )
             update_step(gradient, variable, learning_rate)
             (after,) = tensors_of([variable])
-            position = self._positions[self._index(variable)]
             slots = self.details.slots[position]
             beside["slots"] = dict(zip(slots, tensors_of(list(slots.values()))))
             self._sample(
@@ -395,6 +395,8 @@ def _rounding(dtype):
 def _known_variables(optimizer, variables):
     known = []
     for variable in variables:
+        if 0 in variable.shape:  # nothing to measure
+            continue
         with contextlib.suppress(KeyError):
             optimizer._get_variable_index(variable)
             known.append(variable)

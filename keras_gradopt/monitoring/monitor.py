@@ -197,6 +197,7 @@ class GradientMonitor(keras.callbacks.Callback):
         if self._step is not None:  # of a `fit` that was interrupted
             self._step.leave(self._probes)
         self._step, self._probes, self._batch, self._then = None, [], -1, None
+        self._sinks.check()
         self._attach(first=True)
 
     def _measured(self) -> keras.optimizers.Optimizer:

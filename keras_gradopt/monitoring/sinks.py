@@ -60,6 +60,24 @@ class Sinks:
                     self._board.folder += f"/process-{index}"
         return self._writes
 
+    def check(self) -> None:
+        """Refuses a CSV file that is there and of another kind.
+
+        Raises:
+            ValueError: if it is.
+        """
+        if not self._is_to_write() or not self._csv or not self._csv.exists():
+            return
+        with open(self._csv, newline="") as file:
+            header = next(csv.reader(file), None)
+        if header is not None and not {"step", "group"} <= set(header):
+            raise arguments.refuse(
+                "csv_path",
+                str(self._csv),
+                "a new file, or one that GradientMonitor wrote: this one has the "
+                f"columns {', '.join(header[:5])}",
+            )
+
     def write(
         self,
         rows: Sequence[Record],

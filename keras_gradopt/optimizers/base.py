@@ -28,7 +28,7 @@ from keras_gradopt.optimizers.state import (
     load_state,
     save_state,
 )
-from keras_gradopt.paths import matching
+from keras_gradopt.paths import same_variables
 from keras_gradopt.transforms import Slot, Transform
 
 
@@ -73,7 +73,8 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         self._pipeline = Pipeline(self, self._given)
         self._named: list[Transform] = []  # what a class is named for
         self._parts: list[Pipeline] = []
-        self._exclusions: dict[str, list[str]] = {}
+        self._exclusions: dict[str, list[Any]] = {}
+        self._excluded_ids: tuple[int, ...] = ()  # of the variables that were given
         self._guard = CheckpointGuard(self)
 
     # of what it is made
@@ -263,16 +264,21 @@ class BaseOptimizer(keras.optimizers.Optimizer):
                 exponential time; or if the optimizer is built already, unless it is
                 told the same again (as by a second replica under `tf.distribute`).
         """
-        exclusions = {
+        exclusions: dict[str, list[Any]] = {
             "paths": [variable.path for variable in var_list or []],
             "var_names": [arguments.pattern("var_names", x) for x in var_names or []],
         }
-        if self.built and exclusions != self._excluding()._exclusions:
-            raise ValueError(
-                "`exclude_from_weight_decay` must be called before the optimizer is "
-                f"built. Received: var_list={var_list}, var_names={var_names}"
-            )
-        self._excluding()._exclusions = exclusions
+        keeper = self._excluding()
+        if self.built:
+            known = {name: keeper._exclusions.get(name) for name in exclusions}
+            if exclusions != known:
+                raise ValueError(
+                    "`exclude_from_weight_decay` must be called before the optimizer "
+                    f"is built. Received: var_list={var_list}, var_names={var_names}"
+                )
+            return
+        keeper._exclusions = exclusions
+        keeper._excluded_ids = tuple(map(id, var_list or []))
         super().exclude_from_weight_decay(var_list, var_names)
 
     def _excluding(self) -> "BaseOptimizer":
@@ -280,19 +286,27 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         return self
 
     def _find_excluded(self, variables: Sequence[keras.Variable]) -> None:
-        # After a reload there are paths of variables only.
         excluded = self._exclusions
         if not excluded:
             return
         here = [getattr(variable, "path", variable.name) for variable in variables]
-        found = matching(here, excluded["paths"])
-        listed = [variables[position] for position in found]
+        places = {id(variable): place for place, variable in enumerate(variables)}
+        # what was given is found by what it is; after a reload there are paths only
+        given = self._excluded_ids or (0,) * len(excluded["paths"])
+        found = {places[i] for i in given if i in places}
+        left = [p for p, i in zip(excluded["paths"], given) if i not in places]
+        saved = excluded.get("built_on", left)
+        wanted = set(excluded.get("positions", range(len(left))))
+        pairs = same_variables(here, saved)
+        found |= {place for place, there in pairs.items() if there in wanted}
+        listed = [variables[place] for place in sorted(found)]
         super().exclude_from_weight_decay(listed, excluded["var_names"])
-        missing = set(range(len(excluded["paths"]))) - set(found.values())
+        self._exclusions = {**excluded, "built_on": here, "positions": sorted(found)}
+        missing = [saved[there] for there in sorted(wanted - set(pairs.values()))]
         if missing:
             warnings.warn(
                 "Excluded from weight decay, but not among the variables that the "
-                f"optimizer is built on: {[excluded['paths'][i] for i in missing]}",
+                f"optimizer is built on: {missing}",
                 stacklevel=2,
             )
 
@@ -301,18 +315,24 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         return {"exclude_from_weight_decay": excluded} if excluded else {}
 
     @staticmethod
-    def _checked_exclusions(config: Any) -> dict[str, list[str]]:
+    def _checked_exclusions(config: Any) -> dict[str, list[Any]]:
         """The exclusions in a config, which may have been damaged."""
+        names = {"paths", "var_names"}  # and, of an optimizer that was built:
+        kinds: dict[str, type] = {"built_on": str, "positions": int}
         if config and not (
             isinstance(config, Mapping)
-            and set(config) == {"paths", "var_names"}
+            and set(config) in (names, names | set(kinds))
             and all(isinstance(x, (list, tuple)) for x in config.values())
-            and all(isinstance(name, str) for x in config.values() for name in x)
+            and all(type(x) is kinds.get(n, str) for n in config for x in config[n])
+            and set(config.get("positions", ())).issubset(
+                range(len(config.get("built_on", ())))
+            )
         ):
             raise arguments.refuse(
                 "exclude_from_weight_decay",
                 config,
-                "a dictionary of two lists of strings, `paths` and `var_names`",
+                "a dictionary of lists of strings, `paths` and `var_names`; of an "
+                "optimizer that was built also `built_on` and `positions` in it",
             )
         for name in config and config["var_names"]:
             arguments.pattern("var_names", name)
@@ -351,7 +371,7 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         return update
 
     def __repr__(self) -> str:
-        config = self.get_config()
+        config = config_of(self)
         elsewhere = {"transforms", "exclude_from_weight_decay", *self.said_otherwise}
         for transform in self._named:
             elsewhere |= set(transform.get_config())
@@ -359,6 +379,17 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         update = self._update_in_words(f"{self.update_name}({settings(own)})")
         steps = [*map(repr, self.transforms), update]
         return f"<{type(self).__name__}: gradient -> {' -> '.join(steps)}>"
+
+
+def config_of(optimizer: Any) -> dict[str, Any]:
+    """The config of an optimizer, for its `repr`: of one that cannot be saved, too.
+
+    A schedule or callable of a user may be unable to describe itself.
+    """
+    try:
+        return dict(optimizer.get_config())
+    except Exception:  # of someone else's class, of any kind
+        return {"learning_rate": {"class_name": "function"}}
 
 
 def settings(config: Mapping[str, Any]) -> str:

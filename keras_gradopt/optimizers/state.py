@@ -8,6 +8,7 @@ optimizer that has as many variables.
 
 import functools
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,8 @@ class Layout:
             ends = [i for i, letter in enumerate(name) if letter == "_"]
             end = next((i for i in reversed(ends) if name[:i] in owners), None)
             if end is None:
-                slots.append((-1, name))
+                # Keras counts variables that have no name
+                slots.append((-1, re.sub(r"^variable_\d+$", "variable", name)))
                 continue
             # the same name again: of the next variable with this label, or, after all
             # of them, of a second transform
@@ -79,7 +81,7 @@ class Layout:
             _class_name(optimizer),
             [getattr(variable, "path", variable.name) for variable in variables],
             [bool(getattr(variable, "trainable", True)) for variable in variables],
-            slots,
+            _told_apart(slots),
             [tuple(variable.shape) for variable in optimizer.variables],
         )
 
@@ -92,7 +94,9 @@ class Layout:
         """
         try:
             layout = cls(**json.loads(text))
-            layout.slots = [(int(owner), str(what)) for owner, what in layout.slots]
+            layout.slots = _told_apart(
+                [(int(i), str(what)) for i, what in layout.slots]
+            )
             layout.shapes = [tuple(map(int, shape)) for shape in layout.shapes]
             layout.paths = [str(path) for path in layout.paths]
             layout.trainable = [bool(x) for x in layout.trainable]
@@ -136,7 +140,12 @@ class Layout:
         wanted = (
             (pairs.get(owner) if owner >= 0 else -1, what) for owner, what in self.slots
         )
-        return {i: theirs[slot] for i, slot in enumerate(wanted) if slot in theirs}
+        found = {i: theirs[slot] for i, slot in enumerate(wanted) if slot in theirs}
+        if list(found.items()) == [(i, i) for i in range(len(saved.slots))]:
+            return found
+        # those whose names do not say whose they are: only as part of the whole
+        vague = {name for x in (self, saved) for name in _numbered(x.slots)}
+        return {i: j for i, j in found.items() if self.slots[i] not in vague}
 
     def check(self, saved: "Layout") -> dict[int, int]:
         """The same as `counterparts`.
@@ -173,6 +182,28 @@ class Layout:
         return found
 
 
+def _told_apart(slots):
+    """The slots; those that belong to no variable and have one name are numbered."""
+    seen: Counter[tuple[int, str]] = Counter()
+    names = []
+    for owner, what in slots:
+        seen[owner, what] += 1
+        number = seen[owner, what]
+        again = owner < 0 and number > 1
+        names.append((owner, f"{what} ({number})" if again else what))
+    return names
+
+
+def _numbered(slots):
+    """The slots that `_told_apart` had to tell apart."""
+    several = {what.rpartition(" (")[0] for owner, what in slots if owner < 0} - {""}
+    return {
+        (owner, what)
+        for owner, what in slots
+        if owner < 0 and (what in several or what.rpartition(" (")[0] in several)
+    }
+
+
 def _class_name(optimizer):
     name = keras.saving.get_registered_name(type(optimizer))
     inner = getattr(optimizer, "inner_optimizer", None)
@@ -203,6 +234,10 @@ def load_state(layout: Layout, optimizer: Any, store: Mapping[str, Any]) -> None
     Raises:
         ValueError: if the state is of another class, has other shapes, or has nothing
             in common with the optimizer. Nothing is assigned then.
+
+    Warns:
+        UserWarning: of what is not restored. Of an optimizer that is not built that is
+            all: a late step with new moments would be neither the one nor the other.
     """
     keys = set(store.keys())
     if not keys:
@@ -224,6 +259,14 @@ def load_state(layout: Layout, optimizer: Any, store: Mapping[str, Any]) -> None
             f"variables and describes {len(saved.slots)}."
         )
     found = layout.check(saved)
+    if not layout.paths and any(owner >= 0 for owner, _ in saved.slots):
+        warnings.warn(
+            f"The state of {layout.optimizer} was not restored, as this optimizer is "
+            "not built: call `optimizer.build(model.trainable_variables)` before "
+            "loading.",
+            stacklevel=2,
+        )
+        return
     values = {i: np.asarray(store[str(j)]) for i, j in found.items()}
     variables = optimizer.variables
     for i, value in values.items():
@@ -252,13 +295,8 @@ def _warn_of_the_rest(layout, saved, found):
     said = []
     if here:
         said.append(f"not in the file, so as it was: that of {_listed(here)}")
-    if left and layout.paths:
+    if left:
         said.append(f"in the file, but not here: that of {_listed(left)}")
-    elif left:
-        said.append(
-            "the optimizer is not built, so only its step and learning rate were "
-            "restored; call `optimizer.build(model.trainable_variables)` before loading"
-        )
     if said:
         warnings.warn(
             f"The state of {layout.optimizer} was restored in part; {'; '.join(said)}.",

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_gradopt import arguments
-from keras_gradopt.optimizers.base import BaseOptimizer, settings
+from keras_gradopt.optimizers.base import BaseOptimizer, config_of, settings
 from keras_gradopt.optimizers.compilation import outside_autograph
 from keras_gradopt.optimizers.pipeline import Pipeline, Update
 from keras_gradopt.optimizers.state import CheckpointGuard
@@ -62,6 +62,7 @@ class Transformed(BaseOptimizer):
         "_own_transforms",
         "_pipeline",
         "_exclusions",
+        "_excluded_ids",
         "_guard",
         "_checkpointed_layout",
     )
@@ -73,6 +74,7 @@ class Transformed(BaseOptimizer):
         name: str | None = None,
     ) -> None:
         _check_inner(inner_optimizer)
+        name = None if name is None else arguments.text("name", name)
         is_ours = isinstance(inner_optimizer, BaseOptimizer)
         own = tuple(map(copy.copy, Pipeline(inner_optimizer, transforms).transforms))
         self._lock = False
@@ -83,11 +85,12 @@ class Transformed(BaseOptimizer):
         else:
             self._pipeline = Pipeline(inner_optimizer, own)
         self._exclusions = {}
+        self._excluded_ids = ()
         self._guard = CheckpointGuard(self)
         if is_ours:
             inner_optimizer.guarded_by(self._guard)
         if name is not None:
-            self.name = arguments.text("name", name)
+            self.name = name
         if not is_ours and self.transforms:
             _intercept_update_step(inner_optimizer, self._pipeline)
         inner_optimizer._is_transformed = True
@@ -209,7 +212,7 @@ class Transformed(BaseOptimizer):
 
     def __repr__(self) -> str:
         inner = self.inner_optimizer
-        update = f"{type(inner).__name__}({settings(inner.get_config())})"
+        update = f"{type(inner).__name__}({settings(config_of(inner))})"
         steps = " -> ".join([*map(repr, self.transforms), update])
         return f"<{type(self).__name__}: gradient -> {steps}>"
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,16 +89,20 @@ def same_bits(ours: Arrays, theirs: Arrays) -> bool:
 def difference(ours: Arrays, theirs: Arrays) -> float:
     """Largest difference of two trajectories, relative to the distance travelled.
 
-    What never moves is measured with the farthest distance of all variables.
+    What never moves is measured with the farthest distance of all variables. NaN if any
+    difference is.
 
     Args:
         ours: for each variable its values, `(steps + 1, *shape)`.
         theirs: those to compare with.
     """
-    return max(
-        _farthest(a, b) / distance
-        for a, b, distance in zip(ours, theirs, distances(theirs))
-    )
+    triples = zip(ours, theirs, distances(theirs))
+    return largest(_farthest(a, b) / distance for a, b, distance in triples)
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of the values; NaN if one is, which Python's `max` may pass over."""
+    return float(np.max(list(values)))
 
 
 def _farthest(a: np.ndarray, b: np.ndarray) -> float:

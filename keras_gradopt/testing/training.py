@@ -31,7 +31,7 @@ def resume(b: Bench) -> str:
     b.fitted = _fit(model)  # for two_devices
     again = b.through_file(model)
     straight, resumed = _fit(model), _fit(again)
-    apart = max(float(np.abs(a - c).max()) for a, c in zip(straight, resumed))
+    apart = bench.largest(np.abs(a - c).max() for a, c in zip(straight, resumed))
     expect(not bench.same_bits(straight, b.fitted), "fit did not change the weights")
     return expect(
         bench.same_bits(straight, resumed),

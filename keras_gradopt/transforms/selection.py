@@ -3,6 +3,7 @@
 import copy
 import difflib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from keras import ops
 
 from keras_gradopt import arguments
 from keras_gradopt.equations import Tensor
-from keras_gradopt.paths import matching
+from keras_gradopt.paths import same_variables
 from keras_gradopt.transforms.base import (
     LEFT_ALONE,
     Context,
@@ -46,6 +47,9 @@ class ByPath(Transform):
 
         Raises:
             ValueError: if a pattern fits no variable, nor did when this was saved.
+
+        Warns:
+            UserWarning: of a pattern that chose variables then, and chooses none now.
         """
         here = [getattr(variable, "path", variable.name) for variable in variables]
         fits = [[bool(re.search(x, path)) for x in self.patterns] for path in here]
@@ -54,8 +58,16 @@ class ByPath(Transform):
             for pattern, found in zip(self.patterns, zip(*fits)):
                 if not any(found):
                     raise self._fits_nothing(pattern, here)
-        for ours, saved in matching(here, [path for path, _ in self._chosen]).items():
-            chosen[ours] = self._chosen[saved][1]
+        before = [position for _, position in self._chosen]
+        pairs = same_variables(here, [path for path, _ in self._chosen])
+        for ours, saved in pairs.items():
+            chosen[ours] = before[saved]
+        for position in sorted({*before} - {*chosen, None}):
+            warnings.warn(
+                f"{self._name} with {self.patterns[position]!r} chose variables when "
+                f"{type(self).__name__} was saved, and none of these {len(here)}",
+                stacklevel=2,
+            )
         self._chosen = [list(pair) for pair in zip(here, chosen)]
         return chosen
 

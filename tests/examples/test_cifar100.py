@@ -1,5 +1,6 @@
 """The CIFAR-100 study: pairing, resuming, rows, scouting, statistics."""
 
+import argparse
 import json
 import os
 import signal
@@ -251,6 +252,29 @@ def test_killed_and_resumed_is_undisturbed_bit_by_bit(arm, tmp_path):
 """
 ## Rows and processes
 """
+
+
+def test_what_is_kept_of_another_recipe_is_not_gone_on_with(tmp_path, monkeypatch):
+    """Other epochs, batches or data: each has a file of its own."""
+    files = []
+
+    def train(arm, seed, rate, images, tests, recipe, state, *others):
+        files.append(state)
+        state.touch()
+        return {
+            "accuracy": 0.5, "loss": 1.0, "losses": [1.0], "accuracies": [0.5],
+            "seconds": 1.0, "cpu_seconds": 1.0, "commits": ["a"],
+        }  # fmt: skip
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(study, "remaining", lambda arguments: [1])
+    monkeypatch.setitem(sys.modules, "cifar100_training", training)
+    run = study.Run("final", "adam", 1, 1e-3)
+    for index, epochs in enumerate(("5", "5", "6")):
+        arguments = argparse.Namespace(state=tmp_path, results=tmp_path / str(index))
+        facts = {**dict.fromkeys(study.SAME, "1"), "epochs": epochs, "commit": "a"}
+        study.one(run, (None, None), RECIPE, arguments, facts)
+    assert files[0] == files[1] != files[2]
 
 
 def row(arm="adam", seed=1, rate=1e-3, accuracy=0.6, stage="final", **others):

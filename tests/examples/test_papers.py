@@ -247,6 +247,10 @@ def test_the_report_has_the_papers_numbers():
     assert "| cifar100 | resnet18 | AdamNorm | 73.11 | 72.75 ± 1.06 | 2 |" in text
     compared = "| cifar100 | resnet18 | AdamNorm, Adam | +2.02 | +2.25 (-1.00 to +5.50)"
     assert f"{compared} | 3.10 |" in text
+    verdicts["cifar100", "resnet18", "AdamNorm", "RAdam"] = row
+    text = papers.report("adanorm-1", found, verdicts, "Title.")
+    assert f"{compared} | 3.10 |" in text  # a method with several bases
+    assert "| AdamNorm, RAdam | " in text
 
 
 @pytest.mark.parametrize(

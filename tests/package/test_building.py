@@ -219,3 +219,12 @@ def test_the_last_exclusion_from_weight_decay_counts(make):
 def test_a_misspelt_transforms_is_named():
     with pytest.raises(ValueError, match="Did you mean `transforms`"):
         kg.AdamCore(transform=[Idle()])
+
+
+def test_a_refused_transformed_leaves_the_inner_optimizer_alone():
+    inner = kg.AdamCore()
+    with pytest.raises(ValueError, match="name"):
+        kg.Transformed(inner, [kt.ScaleByL1Norm()], name=3)
+    assert inner.transforms == ()
+    assert len(kg.Transformed(inner, [kt.ScaleByL1Norm()]).transforms) == 1
+    assert len(inner.transforms) == 1

@@ -614,6 +614,44 @@ def test_a_csv_that_cannot_be_written(tmp_path, monkeypatch, fault):
     assert later.alive is True
 
 
+def test_a_csv_of_another_kind_is_refused_before_training(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss\n0,1.5\n")
+    model = network()
+    start = model.get_weights()
+    with pytest.raises(ValueError, match=r"csv_path.*columns epoch, loss"):
+        trained(
+            keras_gradopt.AngularGrad(),
+            [GradientMonitor(1, csv_path=path)],
+            model=model,
+        )
+    assert path.read_text() == "epoch,loss\n0,1.5\n"
+    for before, after in zip(start, model.get_weights()):
+        np.testing.assert_array_equal(before, after)
+
+
+class WithNothing(keras.layers.Layer):
+    """Has a variable without entries."""
+
+    def build(self, shape):
+        self.nothing = self.add_weight(shape=(0,), name="nothing")
+
+    def call(self, x):
+        return x + keras.ops.sum(self.nothing)
+
+
+@slow_on_jax
+def test_a_variable_without_entries_is_not_measured():
+    model = keras.Sequential([network(), WithNothing()])
+    monitor = GradientMonitor(1, histograms=["gradient", "update"], moments=True)
+    trained(keras_gradopt.AngularGrad(), [monitor], model=model)
+    assert monitor.alive is True
+    assert all(np.isfinite(row["gradient_l2"]) for row in monitor.records)
+    assert {row["variable"] for row in monitor.histograms} == {
+        v.path for v in model.trainable_variables if v.shape != (0,)
+    }
+
+
 @pytest.mark.slow
 def test_a_training_function_made_anew_on_the_way_is_measured():
     """As by a callback that unfreezes layers."""

@@ -14,9 +14,11 @@ pytest.importorskip("statsmodels")
 
 from test_comparison import PARTS, X, Y, make_task, network, sgd, small
 
+import keras_gradopt
 from keras_gradopt import comparison
 from keras_gradopt.comparison import (
     __main__,
+    arms,
     data,
     files,
     running,
@@ -308,6 +310,152 @@ def test_what_ended_well_is_kept_when_a_process_dies(how, number, kept, tmp_path
 """
 ## The command line
 """
+
+
+def drawn(random=None):
+    """Three parts, drawn from NumPy's global generator, or from one of its own."""
+    order = (np.random if random is None else random).permutation(len(X))
+    return [(X[part], Y[part]) for part in np.split(order, [64, 80])]
+
+
+def test_arrays_of_a_function_without_seed_are_the_same_for_all(tmp_path):
+    """Whichever run comes first in a process, though nobody seeds them."""
+    found = []
+    for seeds in ([1, 12], [12, 1]):
+        payload = worker.Payload({"tiny": make_task(data=drawn)}, {})
+        parts = [payload.parts(payload.tasks["tiny"], seed) for seed in seeds]
+        found += [data.digest(part) for of_seed in parts for part in of_seed]
+    assert len({*found}) == 3  # train, validation, test
+    results = small(tmp_path, SAME, make_task(data=drawn))
+    np.testing.assert_array_equal(*(results.values("tiny", name) for name in SAME))
+
+
+def test_arrays_that_are_others_at_every_call_are_refused(tmp_path):
+    def mine():
+        return drawn(np.random.default_rng())
+
+    with pytest.raises(ValueError, match="train part is another at every call"):
+        small(tmp_path, TWO, make_task(data=mine))
+    task, given = make_task(data=drawn), {"slow": TWO["slow"]}
+    payload = worker.Payload({"tiny": task}, given)
+    made = worker.rehearse(payload, ["slow"], [1, 2])["tasks"]["tiny"]
+    made["validation"]["digest"] = "another"
+    run = {"task": "tiny", "optimizer": "slow", "rate": 0.1, "arguments": ""}
+    with pytest.raises(ValueError, match="validation part is another"):
+        worker.train(payload, {**run, "seed": 1, "file": "x"}, made, tmp_path / "no", 1)
+
+
+@pytest.mark.parametrize(
+    ("examples", "width", "batch", "most"),
+    [(40, 3, None, 40), (600, 3, 16, 256), (600, 3, 64, 600), (96, 2**20, 16, 16)],
+)
+def test_evaluation_takes_few_batches_at_once(examples, width, batch, most):
+    """A part that is small, and a model that makes much of each example."""
+    x = np.zeros((examples, 1), "float32")
+    part = np.broadcast_to(x, (examples, width)), x
+    assert data.evaluated_at_once(part, batch) == most
+
+
+def test_evaluation_in_parts_is_that_of_the_whole():
+    layers, seen = keras.layers, []
+
+    class Noted(layers.Layer):
+        def call(self, x):
+            seen.append(x.shape[0])
+            return x
+
+    model = keras.Sequential([keras.Input((3,)), Noted(), layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"], run_eagerly=True)
+    part = PARTS.train[0].repeat(10, 0), PARTS.train[1].repeat(10, 0)
+    del seen[:]
+    found = data.evaluate(model, part, 8)
+    assert max(x for x in seen if x) <= 8 * data.AT_ONCE
+    x, y = part
+    apart = model.predict(x, verbose=0) - y
+    assert found["loss"] == pytest.approx(np.mean(apart**2), rel=1e-5)
+    assert found["mae"] == pytest.approx(np.mean(np.abs(apart)), rel=1e-5)
+
+
+@pytest.mark.slow_on_jax
+def test_a_metric_that_an_earlier_task_has_not_is_refused_first(tmp_path):
+    small(tmp_path, TWO, make_task("one"))
+    task = make_task("two", metrics=["mae"])
+    with pytest.raises(ValueError, match="those of task 'one': test_loss"):
+        small(tmp_path, TWO, task, measure="test_mae")
+    assert len(comparison.Results.load(tmp_path).rows) == 12
+    small(tmp_path, TWO, task)  # by what both have
+
+
+@pytest.mark.slow_on_jax
+def test_an_arm_may_go_by_one_that_is_left_out_when_that_has_ended(tmp_path):
+    """Else it would never be run, and nobody would know."""
+    optimizers = {"base": sgd, "half": comparison.Arm(sgd, rate_of="base", factor=0.5)}
+    asked = {"comparisons": {"asked": [("half", "base")]}}
+    with pytest.raises(ValueError, match="half: it goes by 'base', which is left out"):
+        small(tmp_path, optimizers, leave_out=[("tiny", "base")], **asked)
+    assert not (tmp_path / "declaration.json").exists()
+    both = small(tmp_path, optimizers, leave_out=[("tiny", "half")], **asked)
+    assert not both.runs("tiny", "half")
+    half = small(tmp_path, optimizers, leave_out=[("tiny", "base")], **asked)
+    assert len(half.runs("tiny", "half")) == 6
+    assert half.rate("tiny", "half") == pytest.approx(half.rate("tiny", "base") / 2)
+
+
+def test_arms_that_go_by_each_other_are_refused():
+    with pytest.raises(ValueError, match=r"go by each other: .* -> "):
+        arms.arms(
+            {
+                "a": comparison.Arm(sgd, rate_of="b"),
+                "b": comparison.Arm(sgd, arguments_of="a"),
+            }
+        )
+
+
+def test_a_base_of_another_kind_gets_no_factor():
+    """Adam's rate says nothing of SGD's."""
+    given = arms.arms(
+        {
+            "SGD": keras.optimizers.SGD,
+            "cos": keras_gradopt.AngularGrad,
+            "AdamNorm": keras_gradopt.AdamNorm,
+            "RAdamNorm": keras_gradopt.RAdamNorm,
+        }
+    )
+    assert arms.add_controls(given, "SGD")[1] == []
+    others = arms.arms({**given, "Adam": keras.optimizers.Adam})
+    pairs = arms.add_controls(others, "Adam")[1]
+    assert [name for name, _ in pairs] == ["cos", "cos", "AdamNorm"]
+    others = arms.arms({**given, "RAdam": keras_gradopt.RAdam})
+    pairs = arms.add_controls(others, "RAdam")[1]
+    assert pairs == [("RAdamNorm", "RAdam at 1.25 of RAdamNorm")]
+
+
+@pytest.mark.slow_on_jax
+def test_a_row_that_was_cut_off_is_no_row(tmp_path, monkeypatch):
+    results = small(tmp_path)
+    path = tmp_path / "runs.csv"
+    path.write_bytes(path.read_bytes()[:-25])
+    assert len(comparison.Results.load(tmp_path).rows) == len(results.rows) - 1
+    path.write_bytes(path.read_bytes()[:20])
+    assert comparison.Results.load(tmp_path).rows == []
+    rows = files.Rows(path)
+    monkeypatch.setattr(files.os, "write", lambda file, content: len(content) // 2)
+    with pytest.raises(OSError, match="No space left"):
+        rows.add(dict(results.rows[0]))
+    assert rows.known == {}
+
+
+def test_the_protocol_knows_that_splits_overlap(tmp_path):
+    """The power is that of the test that is used."""
+
+    def split(seed):
+        return drawn(np.random.default_rng(seed))
+
+    task = make_task(data=split, resplit=True, epochs=1)
+    results = small(tmp_path, TWO, task)
+    effect = statistics.detectable(6, "corrected-t", 0.05, 40 / 64)
+    assert effect > 1.5 * statistics.detectable(6, "t", 0.05)
+    assert f"It finds {effect:.4g} standard deviations" in results.protocol()
 
 
 def test_two_optimizers_of_one_name_are_refused(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,7 @@
 """`inspect`: slots and bytes, counted here a second time."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -98,3 +100,17 @@ def test_not_built_and_not_an_optimizer():
     assert printed(keras_gradopt.AngularGrad())[1:] == ["not built yet: no slots"]
     with pytest.raises(ValueError, match=r"optimizer.*'adam'"):
         keras_gradopt.inspect("adam")
+
+
+class Silent(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that cannot be saved, as users write them."""
+
+    def __call__(self, step):
+        return 0.1
+
+
+@pytest.mark.parametrize("rate", [Silent, lambda: functools.partial(float, 0.1)])
+def test_repr_of_what_cannot_be_saved(rate):
+    assert "learning_rate=<callable>" in repr(keras_gradopt.AngularGrad(rate()))
+    inner = keras.optimizers.SGD(rate())
+    assert "SGD(" in repr(keras_gradopt.Transformed(inner, []))

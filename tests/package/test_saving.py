@@ -263,9 +263,46 @@ def test_state_from_before_training_changes_nothing_in_a_trained_optimizer(name)
 
 
 def test_state_into_an_optimizer_that_is_not_built():
-    optimizer = kg.AngularGrad()
+    """Not its step and learning rate alone: with new moments they would be neither."""
+    saved = stepped(kg.AngularGrad, (3, 2))
+    saved.learning_rate = 0.5
+    optimizer = kg.AngularGrad(0.01)
     with pytest.warns(UserWarning, match=r"not built.*optimizer\.build"):
-        optimizer.load_own_variables(saved_state(stepped(kg.AngularGrad, (3, 2))))
+        optimizer.load_own_variables(saved_state(saved))
+    assert int(optimizer.iterations) == 0
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("kind", ["Nadam", "Adafactor"])
+def test_slots_of_keras_that_do_not_say_whose_they_are(kind):
+    """Nadam's product has another name each time, Adafactor's slots have one name."""
+
+    def make():
+        inner = getattr(keras.optimizers, kind)(0.1)
+        return kg.Transformed(inner, [kt.DifferenceFriction()])
+
+    shapes = [(2, 3), (4,), (4, 5)]
+    names = ["a/kernel", "a/bias", "b/kernel"]
+    saved = stepped(make, *shapes, names=names, steps=30)
+    keras.Variable(0.0), keras.Variable(0.0)  # Keras counts on
+    optimizer, _ = built(make, *shapes, names=names)
+    optimizer.load_own_variables(saved_state(saved))
+    for ours, theirs in zip(values(optimizer), values(saved), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    layout = optimizer.state_layout()
+    assert len(set(layout.slots)) == len(layout.slots)
+    # on other variables: what is nobody's is not taken for another's
+    store = saved_state(saved)
+    other, _ = built(make, *shapes[1:], names=names[1:])
+    before = dict(zip(other.state_layout().names(), values(other)))
+    with pytest.warns(UserWarning, match="restored in part"):
+        other.load_own_variables(store)
+    after = dict(zip(other.state_layout().names(), values(other)))
+    if kind == "Adafactor":
+        for name in ("kernel", "bias"):
+            np.testing.assert_array_equal(after[name], before[name])
+    moved = "difference_friction_previous_gradient of b/kernel"
+    assert np.any(after[moved] != before[moved])
 
 
 def test_optimizer_without_slots():

@@ -7,7 +7,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from test_paths import MODELS, fit
+from test_paths import (
+    MODELS,
+    assert_goes_on_alike,
+    fit,
+    loaded_with_other_numbers,
+    numbered,
+)
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
@@ -188,6 +194,31 @@ def test_a_pattern_that_fits_nothing_is_named(make, transform):
     with pytest.raises(ValueError, match=r"'hed', which is in none of 2.*\['head"):
         optimizer.build(variables)
     assert not optimizer.built
+
+
+@pytest.mark.parametrize("by", [0, 2, None])
+@pytest.mark.parametrize("inner", ["adam", "core"])
+def test_other_numbers_of_layers_choose_the_same(inner, by, tmp_path):
+    """A loaded model's `dense` may be what was saved as `dense_1`."""
+    factors = {"/dense_1/": 0.0, "/dense_2/": 0.5}
+    transforms = [
+        kt.Only("/dense_2/", kt.DifferenceFriction()),
+        kt.ScaleLearningRate(factors),
+    ]
+    model = numbered(kg.Transformed(base(inner), transforms))
+    before = np.array(model.first.kernel)
+    fit(model)
+    np.testing.assert_array_equal(model.first.kernel, before)  # the patterns act
+    again = loaded_with_other_numbers(model, tmp_path / "m.keras", by)
+    assert_goes_on_alike(model, again)
+
+
+def test_a_config_for_another_model_is_told_of():
+    optimizer = kg.AdamCore(transforms=[kt.ScaleLearningRate({"head": 0.1})])
+    optimizer.build([keras.Variable(np.ones(2), name=name) for name in ("a", "head")])
+    again = kg.AdamCore.from_config(optimizer.get_config())
+    with pytest.warns(UserWarning, match="'head' chose variables when"):
+        again.build([keras.Variable(np.ones(2), name=name) for name in ("a", "b")])
 
 
 def test_one_transform_serves_two_models():

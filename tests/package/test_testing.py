@@ -14,7 +14,13 @@ import pytest
 from broken import BROKEN, Sound
 
 import keras_gradopt as kg
-from keras_gradopt.testing import CHECKS, ConformanceError, check_optimizer, checks
+from keras_gradopt.testing import (
+    CHECKS,
+    ConformanceError,
+    bench,
+    check_optimizer,
+    checks,
+)
 from keras_gradopt.testing.__main__ import main
 
 pytestmark = pytest.mark.backend_independent
@@ -30,6 +36,27 @@ def failures(names, factory, **known):
         factory, skip={*CHECKS} - {*names}, strict=True, raise_on_failure=False, **known
     )
     return {outcome.check.name: outcome.saw for outcome in report.failed}
+
+
+class NaNInBiases(keras.optimizers.SGD):
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate)
+        if len(variable.shape) == 1:
+            variable.assign(variable * float("nan"))
+
+
+def test_a_variable_that_becomes_nan_is_no_agreement():
+    """Of whichever variable; Python's `max` passes over a NaN that is not the first."""
+    found = failures(
+        {"accumulation", "clipping", "becomes_base"},
+        lambda: NaNInBiases(0.1),
+        base=lambda: keras.optimizers.SGD(0.1),
+        neutral=lambda: NaNInBiases(0.1),
+    )
+    assert set(found) == {"accumulation", "clipping", "becomes_base"}
+    ours, theirs = [np.zeros((3, 2)), np.ones((3, 2))], [np.zeros((3, 2))] * 2
+    ours[1][2, 0] = np.nan
+    assert np.isnan(bench.difference(ours, theirs))
 
 
 def test_every_check_has_a_broken_optimizer():
