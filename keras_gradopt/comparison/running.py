@@ -185,7 +185,14 @@ def compare(
         raise refuse("executor", executor, "a concurrent.futures.Executor, or None")
     if not isinstance(folder, (str, os.PathLike)) or not str(folder):
         raise refuse("folder", folder, "the path of a folder")
-    schedule = Schedule(plan, given, list(tasks), _pairs(leave_out, tasks, given))
+    left_out = _pairs(leave_out, tasks, given)
+    left_out |= {  # and the controls that go by them
+        (task_name, control)
+        for task_name, name in left_out
+        for control in given.keys() - {*names}
+        if name in (given[control].rate_of, given[control].arguments_of)
+    }
+    schedule = Schedule(plan, given, list(tasks), left_out)
     path = Path(folder).absolute()
     with alone_in(path), _executor(executor, workers, tasks, given) as runner:
         (path / UNFINISHED).mkdir(exist_ok=True)
@@ -300,7 +307,6 @@ def _run(
     """Rehearses, declares, and makes every run that is missing."""
     declaration = plans.Declaration(folder / DECLARATION)
     rows = Rows(folder / RUNS)
-    schedule.missing(rows.known)  # refuses what would never end
     seeds = [*plan.tuning_seeds, *plan.seeds]
     try:
         rehearsal = runner.submit(worker.rehearse, list(schedule.arms), seeds)
@@ -308,7 +314,8 @@ def _run(
     except futures.BrokenExecutor as error:
         raise ComparisonError(BROKEN) from error
     before = declaration.made.get("tasks", {}) if rows.known else {}
-    metrics = _metrics(plan.measure, {**before, **made["tasks"]})
+    metrics = _metrics(plan.measure, {**made["tasks"], **before})
+    schedule.missing(rows.known)  # refuses what would never end
     declaration.declare(plan, made, _session(), len(rows.known))
     rows.widen(metrics)
     bar = Progress(max(1, runner.workers if runner.own else 1), progress)

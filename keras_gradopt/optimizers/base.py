@@ -28,7 +28,7 @@ from keras_gradopt.optimizers.state import (
     load_state,
     save_state,
 )
-from keras_gradopt.paths import same_variables
+from keras_gradopt.paths import matching, same_variables
 from keras_gradopt.transforms import Slot, Transform
 
 
@@ -270,8 +270,8 @@ class BaseOptimizer(keras.optimizers.Optimizer):
         }
         keeper = self._excluding()
         if self.built:
-            known = {name: keeper._exclusions.get(name) for name in exclusions}
-            if exclusions != known:
+            known = {name: keeper._exclusions.get(name, []) for name in exclusions}
+            if any(sorted(exclusions[name]) != sorted(known[name]) for name in known):
                 raise ValueError(
                     "`exclude_from_weight_decay` must be called before the optimizer "
                     f"is built. Received: var_list={var_list}, var_names={var_names}"
@@ -291,18 +291,30 @@ class BaseOptimizer(keras.optimizers.Optimizer):
             return
         here = [getattr(variable, "path", variable.name) for variable in variables]
         places = {id(variable): place for place, variable in enumerate(variables)}
-        # what was given is found by what it is; after a reload there are paths only
+        # what was given is found by what it is; after a reload there are paths only,
+        # of all variables of the build and where in them the excluded ones were
         given = self._excluded_ids or (0,) * len(excluded["paths"])
         found = {places[i] for i in given if i in places}
-        left = [p for p, i in zip(excluded["paths"], given) if i not in places]
-        saved = excluded.get("built_on", left)
-        wanted = set(excluded.get("positions", range(len(left))))
-        pairs = same_variables(here, saved)
+        before = excluded.get("built_on", [])
+        wanted = dict.fromkeys(excluded.get("positions", ()))
+        pairs = same_variables(here, before)
         found |= {place for place, there in pairs.items() if there in wanted}
-        listed = [variables[place] for place in sorted(found)]
+        known = {before[there] for there in wanted}
+        rest = [p for p, i in zip(excluded["paths"], given) if i not in places]
+        rest = [path for path in rest if path not in known]
+        by_path = matching(here, rest)
+        found |= set(by_path)
+        missing = [before[there] for there in wanted if there not in pairs.values()]
+        missing += [p for i, p in enumerate(rest) if i not in by_path.values()]
+        positions = sorted(found)
+        listed = [variables[place] for place in positions]
         super().exclude_from_weight_decay(listed, excluded["var_names"])
-        self._exclusions = {**excluded, "built_on": here, "positions": sorted(found)}
-        missing = [saved[there] for there in sorted(wanted - set(pairs.values()))]
+        self._exclusions = {
+            "paths": [here[place] for place in positions] + missing,
+            "var_names": [*excluded["var_names"]],
+            "built_on": here,
+            "positions": positions,
+        }
         if missing:
             warnings.warn(
                 "Excluded from weight decay, but not among the variables that the "
@@ -404,7 +416,11 @@ def settings(config: Mapping[str, Any]) -> str:
                 return "<callable>"
             return f"{value['class_name']}({settings(value['config'])})"
         if isinstance(value, dict):
-            return f"{{{', '.join(f'{k!r}: {show(v)}' for k, v in value.items())}}}"
+            found_out = ("built_on", "positions")  # of excluded variables
+            shown = [
+                f"{k!r}: {show(v)}" for k, v in value.items() if k not in found_out
+            ]
+            return f"{{{', '.join(shown)}}}"
         if isinstance(value, (list, tuple)):
             return f"[{', '.join(map(show, value))}]"
         # a learning rate is kept in float32: show it as it was given

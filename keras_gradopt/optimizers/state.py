@@ -67,8 +67,7 @@ class Layout:
             ends = [i for i, letter in enumerate(name) if letter == "_"]
             end = next((i for i in reversed(ends) if name[:i] in owners), None)
             if end is None:
-                # Keras counts variables that have no name
-                slots.append((-1, re.sub(r"^variable_\d+$", "variable", name)))
+                slots.append((-1, name))
                 continue
             # the same name again: of the next variable with this label, or, after all
             # of them, of a second transform
@@ -183,10 +182,15 @@ class Layout:
 
 
 def _told_apart(slots):
-    """The slots; those that belong to no variable and have one name are numbered."""
+    """The slots; those that belong to no variable and have one name are numbered.
+
+    Keras counts variables without a name, in a process on and on: it is left out.
+    """
     seen: Counter[tuple[int, str]] = Counter()
     names = []
     for owner, what in slots:
+        if owner < 0:
+            what = re.sub(r"^variable_\d+$", "variable", what)
         seen[owner, what] += 1
         number = seen[owner, what]
         again = owner < 0 and number > 1

@@ -384,6 +384,10 @@ def test_a_metric_that_an_earlier_task_has_not_is_refused_first(tmp_path):
         small(tmp_path, TWO, task, measure="test_mae")
     assert len(comparison.Results.load(tmp_path).rows) == 12
     small(tmp_path, TWO, task)  # by what both have
+    searched = {"a": sgd, "b": comparison.Arm(sgd, rate_of="a", factor=0.5)}
+    small(tmp_path / "searched", searched, make_task("one"))
+    with pytest.raises(ValueError, match="those of task 'one': test_loss"):
+        small(tmp_path / "searched", searched, make_task("one"), measure="test_mae")
 
 
 @pytest.mark.slow_on_jax
@@ -399,6 +403,21 @@ def test_an_arm_may_go_by_one_that_is_left_out_when_that_has_ended(tmp_path):
     half = small(tmp_path, optimizers, leave_out=[("tiny", "base")], **asked)
     assert len(half.runs("tiny", "half")) == 6
     assert half.rate("tiny", "half") == pytest.approx(half.rate("tiny", "base") / 2)
+
+
+def test_controls_of_what_is_left_out_are_left_out(tmp_path):
+    given = {"Adam": keras_gradopt.AdamCore, "cos": keras_gradopt.AngularGrad}
+    arms_of = {
+        name: comparison.Arm(make, rate=1e-3, search=None)
+        for name, make in given.items()
+    }
+    results = small(
+        tmp_path, arms_of, make_task(epochs=1), controls=True, seeds=range(11, 19),
+        leave_out=[("tiny", "cos")],
+    )  # fmt: skip
+    names = {row["optimizer"] for row in results.rows}
+    assert names == {"Adam", "Adam again"}
+    assert "Still to be run" in results.table()
 
 
 def test_arms_that_go_by_each_other_are_refused():

@@ -85,7 +85,8 @@ def test_settings_of_wrappers_can_be_read():
     transformed = keras_gradopt.Transformed(
         inner, [keras_gradopt.transforms.CorrectNorm()]
     )
-    assert "bias" in repr(transformed)
+    transformed.build([keras.Variable(np.ones(2), name="of_the_model")])
+    assert "bias" in repr(transformed) and "of_the_model" not in repr(transformed)
     (line, _) = printed(keras.optimizers.LossScaleOptimizer(transformed))
     assert "transforms=[CorrectNorm(gamma=0.95)]" in line
     if hasattr(keras.optimizers, "MultiOptimizer"):

@@ -168,6 +168,22 @@ def test_exclusions_survive_other_numbers_of_layers(name, by, tmp_path):
     assert_goes_on_alike(model, again)
 
 
+@pytest.mark.parametrize("name", ["AngularGrad", "Transformed Adam"])
+def test_exclusions_of_what_is_frozen_at_first_are_kept(name):
+    """A head is trained, then all: the backbone that was excluded still is."""
+    backbone, head = (keras.Variable(np.ones(2), name=n) for n in ("backbone", "head"))
+    optimizer = ALL[name](weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_list=[backbone, head])
+    with pytest.warns(UserWarning, match=r"Excluded.*\['backbone'\]"):
+        optimizer.build([head])
+    optimizer.exclude_from_weight_decay(var_list=[head, backbone])  # as a replica does
+    for _ in range(2):
+        optimizer = type(optimizer).from_config(optimizer.get_config())
+        optimizer.apply([keras.ops.zeros(2)] * 2, [backbone, head])
+    for variable in (backbone, head):
+        np.testing.assert_array_equal(variable, 1.0)
+
+
 @pytest.mark.parametrize("make", [kg.AdamCore, keras.optimizers.Adam])
 def test_of_two_variables_with_one_path_one_is_excluded(make):
     """Two towers made by one function: what was given counts, as in Keras."""

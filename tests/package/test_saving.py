@@ -290,6 +290,8 @@ def test_slots_of_keras_that_do_not_say_whose_they_are(kind):
     for ours, theirs in zip(values(optimizer), values(saved), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     layout = optimizer.state_layout()
+    old = layout.to_json().replace('"variable"', '"variable_7"')  # as it was written
+    assert type(layout).from_json(old).slots == layout.slots
     assert len(set(layout.slots)) == len(layout.slots)
     # on other variables: what is nobody's is not taken for another's
     store = saved_state(saved)

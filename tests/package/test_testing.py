@@ -48,12 +48,12 @@ class NaNInBiases(keras.optimizers.SGD):
 def test_a_variable_that_becomes_nan_is_no_agreement():
     """Of whichever variable; Python's `max` passes over a NaN that is not the first."""
     found = failures(
-        {"accumulation", "clipping", "becomes_base"},
+        {"accumulation", "becomes_base"},
         lambda: NaNInBiases(0.1),
         base=lambda: keras.optimizers.SGD(0.1),
         neutral=lambda: NaNInBiases(0.1),
     )
-    assert set(found) == {"accumulation", "clipping", "becomes_base"}
+    assert set(found) == {"accumulation", "becomes_base"}
     ours, theirs = [np.zeros((3, 2)), np.ones((3, 2))], [np.zeros((3, 2))] * 2
     ours[1][2, 0] = np.nan
     assert np.isnan(bench.difference(ours, theirs))
