@@ -140,11 +140,16 @@ class Layout:
             (pairs.get(owner) if owner >= 0 else -1, what) for owner, what in self.slots
         )
         found = {i: theirs[slot] for i, slot in enumerate(wanted) if slot in theirs}
-        if list(found.items()) == [(i, i) for i in range(len(saved.slots))]:
+        if self.is_all_of(saved, found):
             return found
         # those whose names do not say whose they are: only as part of the whole
         vague = {name for x in (self, saved) for name in _numbered(x.slots)}
         return {i: j for i, j in found.items() if self.slots[i] not in vague}
+
+    def is_all_of(self, saved: "Layout", found: Mapping[int, int]) -> bool:
+        """Whether these counterparts are all variables of both, in one order."""
+        both = len(self.slots), len(saved.slots)
+        return all(list(found.items()) == [(i, i) for i in range(n)] for n in both)
 
     def check(self, saved: "Layout") -> dict[int, int]:
         """The same as `counterparts`.
@@ -369,9 +374,7 @@ class CheckpointGuard:
             )
         if not (here.paths and saved.paths):
             return
-        if list(found.items()) == [(i, i) for i in range(len(saved.slots))] and len(
-            found
-        ) == len(here.slots):
+        if here.is_all_of(saved, found):
             return
         ours, theirs = set(here.names()), set(saved.names())
         differences = [

@@ -533,6 +533,7 @@ def test_page_and_picture_are_written(tmp_path):
         study.append(tmp_path, each)
     report.write(tmp_path)
     text = (tmp_path / "README.md").read_text()
+    assert "H1 +2.02 (adanorm-1), H2 +1.17 (angulargrad-2)." in text
     for name in ("curves.png", "differences.png"):
         assert (tmp_path / name).stat().st_size > 1000
         assert f"({name})" in text

@@ -407,10 +407,7 @@ def test_an_arm_may_go_by_one_that_is_left_out_when_that_has_ended(tmp_path):
 
 def test_controls_of_what_is_left_out_are_left_out(tmp_path):
     given = {"Adam": keras_gradopt.AdamCore, "cos": keras_gradopt.AngularGrad}
-    arms_of = {
-        name: comparison.Arm(make, rate=1e-3, search=None)
-        for name, make in given.items()
-    }
+    arms_of = {n: comparison.Arm(make, rate=1e-3) for n, make in given.items()}
     results = small(
         tmp_path, arms_of, make_task(epochs=1), controls=True, seeds=range(11, 19),
         leave_out=[("tiny", "cos")],

@@ -1,6 +1,7 @@
 """Nothing is lost: saved, reloaded in a new process, the next epoch is the same."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from trajectories import BACKEND
 
 import keras_gradopt as kg
 from keras_gradopt import transforms as kt
+from keras_gradopt.optimizers.state import Layout
 
 pytestmark = pytest.mark.oldest
 
@@ -305,6 +307,25 @@ def test_slots_of_keras_that_do_not_say_whose_they_are(kind):
             np.testing.assert_array_equal(after[name], before[name])
     moved = "difference_friction_previous_gradient of b/kernel"
     assert np.any(after[moved] != before[moved])
+
+
+def test_slots_that_say_nothing_are_not_taken_from_a_smaller_model():
+    """The second `r` here is where the first `c` was saved; both are called `r`."""
+
+    def layout(paths, slots):
+        names = [(-1, "iteration"), *slots]
+        text = json.dumps(
+            {
+                "optimizer": "any", "paths": paths, "trainable": [True] * len(paths),
+                "slots": names, "shapes": [(2,)] * len(names),
+            }
+        )  # fmt: skip
+        return Layout.from_json(text)
+
+    small = layout(["a"], [(-1, "r")] * 2)
+    large = layout(["a", "b"], [(-1, "r")] * 4)
+    assert small.counterparts(small) == {0: 0, 1: 1, 2: 2}
+    assert large.counterparts(small) == small.counterparts(large) == {0: 0}
 
 
 def test_optimizer_without_slots():
