@@ -171,17 +171,20 @@ def test_exclusions_survive_other_numbers_of_layers(name, by, tmp_path):
 @pytest.mark.parametrize("name", ["AngularGrad", "Transformed Adam"])
 def test_exclusions_of_what_is_frozen_at_first_are_kept(name):
     """A head is trained, then all: the backbone that was excluded still is."""
-    backbone, head = (keras.Variable(np.ones(2), name=n) for n in ("backbone", "head"))
+    names = ("backbone", "head", "tail")
+    backbone, head, tail = (keras.Variable(np.ones(2), name=n) for n in names)
     optimizer = ALL[name](weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[backbone, head])
     with pytest.warns(UserWarning, match=r"Excluded.*\['backbone'\]"):
-        optimizer.build([head])
+        optimizer.build([head, tail])
     optimizer.exclude_from_weight_decay(var_list=[head, backbone])  # as a replica does
     for _ in range(2):
         optimizer = type(optimizer).from_config(optimizer.get_config())
-        optimizer.apply([keras.ops.zeros(2)] * 2, [backbone, head])
+        # tail decays: Keras' own decay of no variable at all raises on PyTorch
+        optimizer.apply([keras.ops.zeros(2)] * 3, [backbone, head, tail])
     for variable in (backbone, head):
         np.testing.assert_array_equal(variable, 1.0)
+    assert np.all(np.asarray(keras.ops.convert_to_numpy(tail)) < 1.0)
 
 
 @pytest.mark.parametrize("make", [kg.AdamCore, keras.optimizers.Adam])
