@@ -179,7 +179,6 @@ def page(rows: list[dict[str, str]], final: bool = False) -> str:
     if mixed:
         raise ValueError(f"rows that cannot be compared: they differ in {mixed}")
     runs, control = scouted(rows)
-    lines += _scouting(rows, runs, control)
     seeds = complete_seeds(rows)
     lines += _missing(rows, runs, control, seeds, final)
     unclean = sorted({r["commit"] for r in rows if not _clean(r["commit"])})
@@ -188,6 +187,7 @@ def page(rows: list[dict[str, str]], final: bool = False) -> str:
     if len(seeds) >= (FEWEST_SEEDS if final else len(SEEDS)):
         finals = [r for r in rows if r["stage"] == "final" and int(r["seed"]) in seeds]
         lines += _results(finals, seeds)
+    lines += _scouting(rows, runs, control)
     if rows:
         lines += ["## How the rows were made", "", _made(rows), ""]
     return "\n".join(lines)
@@ -246,12 +246,15 @@ def _results(rows, seeds):
             f"| {mean(arm, 'loss')} | {mean(arm, 'train_loss')} |"
         ]
     accuracy = {(r["arm"], int(r["seed"])): float(r["accuracy"]) for r in rows}
-    lines += ["", "## Verdicts", "", "Paired differences in points of test accuracy."]
-    lines += ["Holm's correction over the three hypotheses; the control stands alone."]
+    found = compare(accuracy, seeds)
+    lines += ["", "## Verdicts", "", "Paired differences in points of test accuracy,"]
+    lines += ["with 95 % intervals:", "", *(f"- {answer(row)}." for row in found), ""]
+    lines += ["Holm's correction over the three hypotheses; the control stands alone:"]
+    lines += ["Adam against Adam must show no difference"]
+    lines[-1] += ", and shows none." if found[-1]["p"] >= LEVEL else ". **It shows one.**"
     lines += ["", "| | | difference | 95 % interval | p | Holm's p | Holm's p of"]
     lines[-1] += f" equivalence within {MARGIN:g} | detectable | verdict |"
     lines += ["|---|---|---|---|---|---|---|---|---|"]
-    found = compare(accuracy, seeds)
     for row in found:
         low, high = row["interval"]
         lines += [
@@ -272,6 +275,15 @@ def _results(rows, seeds):
     lines[-1] += "#what-it-does-not-show) names: one data set, one small network, a"
     lines += ["short training, rates of the papers and not the methods' best."]
     return [*lines, ""]
+
+
+def answer(row: dict[str, object]) -> str:
+    """What came of one comparison, in words that other pages repeat."""
+    low, high = row["interval"]
+    return (
+        f"{TITLES[row['ours']]} - {TITLES[row['other']]}: {row['mean']:+.2f} points "
+        f"({low:+.2f} to {high:+.2f}), **{row['verdict']}**"
+    )
 
 
 def claimed(name: str) -> float:

@@ -537,3 +537,24 @@ def test_page_and_picture_are_written(tmp_path):
     for name in ("curves.png", "differences.png"):
         assert (tmp_path / name).stat().st_size > 1000
         assert f"({name})" in text
+
+
+def test_the_site_says_what_the_committed_rows_say():
+    """The page is what `report` writes; other pages repeat its answers by word."""
+    docs = Path(__file__).parents[2] / "docs"
+    rows = study.read(docs / "studies" / "cifar100")
+    assert report.page(rows) == (docs / "studies/cifar100/README.md").read_text()
+    accuracy = {
+        (r["arm"], int(r["seed"])): float(r["accuracy"])
+        for r in rows
+        if r["stage"] == "final"
+    }
+    found = {r["name"]: r for r in report.compare(accuracy, study.SEEDS)}
+    for name, pages in {
+        "H1": ["study.md", "claims.md", "methods/adanorm.md"],
+        "H2": ["study.md", "claims.md", "methods/angulargrad.md"],
+        "H3": ["study.md", "claims.md", "methods/adanorm.md"],
+        "control": ["study.md"],
+    }.items():
+        for page in pages:
+            assert report.answer(found[name]) in (docs / page).read_text(), (name, page)
