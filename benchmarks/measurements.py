@@ -94,8 +94,9 @@ def environment(*packages: str) -> str:
 
 
 def commit() -> str:
-    """The commit that the code is at, marked if it has changes that are in none."""
-    here = Path(__file__).parents[1]
+    """The commit that the package is at, marked if it has changes that are in none."""
+    # the package may be of another checkout than this file
+    here = Path(keras_gradopt.__file__).parents[1]
 
     def git(*arguments):
         run = ["git", "-C", str(here), *arguments]

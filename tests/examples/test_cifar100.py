@@ -540,10 +540,11 @@ def test_page_and_picture_are_written(tmp_path):
 
 
 def test_the_site_says_what_the_committed_rows_say():
-    """The page is what `report` writes; other pages repeat its answers by word."""
+    """The page is what `report` writes; other pages repeat its numbers."""
     docs = Path(__file__).parents[2] / "docs"
     rows = study.read(docs / "studies" / "cifar100")
-    assert report.page(rows) == (docs / "studies/cifar100/README.md").read_text()
+    page = docs / "studies" / "cifar100" / "README.md"
+    assert report.page(rows) == page.read_text(encoding="utf-8")
     accuracy = {
         (r["arm"], int(r["seed"])): float(r["accuracy"])
         for r in rows
@@ -557,4 +558,18 @@ def test_the_site_says_what_the_committed_rows_say():
         "control": ["study.md"],
     }.items():
         for page in pages:
-            assert report.answer(found[name]) in (docs / page).read_text(), (name, page)
+            text = (docs / page).read_text(encoding="utf-8")
+            assert report.answer(found[name]) in text, (name, page)
+    told = (docs / "study.md").read_text(encoding="utf-8")
+    spread = [f"{np.std(row['differences'], ddof=1):.2f}" for row in found.values()]
+    said = "{} and {} for the first two, {} for the third, and {} where"
+    assert said.format(*spread) in " ".join(told.split())
+    assert (found["H1"]["differences"] > 0).all() and "in all ten seeds" in told
+    assert sum(row["stage"] == "scout" for row in rows) == 9 and "nine runs" in told
+    assert study.scouted(rows)[1] == 3.16e-3 and "3.16·10⁻³" in told
+
+
+def test_a_control_that_fails_is_said_to():
+    page = report.page(all_rows(effects={"adam_again": 3}))
+    assert "**FAILED**" in page and "**passed**" not in page
+    assert "**passed**" in report.page(all_rows())
