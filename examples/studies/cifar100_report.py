@@ -159,7 +159,7 @@ def compare(
         for row, value in zip(family, holm([row[kind] for row in family])):
             row[f"{kind}_holm"] = value
         control[f"{kind}_holm"] = control[kind]  # a family of its own
-    for row in found:
+    for row in family:
         row["verdict"] = verdict(row["mean"], row["p_holm"], row["p_equivalent_holm"])
     control["verdict"] = "passed" if control["p"] > LEVEL else "FAILED"
     return found
@@ -170,6 +170,18 @@ def complete_seeds(rows: list[dict[str, str]]) -> list[int]:
     have = {(row["arm"], int(row["seed"])) for row in rows if row["stage"] == "final"}
     seeds = {seed for _, seed in have}
     return sorted(s for s in seeds if all((arm, s) in have for arm in ARMS))
+
+
+def finals(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows that are compared: the final ones of the complete seeds."""
+    seeds = complete_seeds(rows)
+    return [r for r in rows if r["stage"] == "final" and int(r["seed"]) in seeds]
+
+
+def compare_rows(rows: list[dict[str, str]]) -> list[dict[str, object]]:
+    """`compare`, of the rows of complete seeds."""
+    accuracy = {(r["arm"], int(r["seed"])): float(r["accuracy"]) for r in finals(rows)}
+    return compare(accuracy, complete_seeds(rows))
 
 
 def page(rows: list[dict[str, str]], final: bool = False) -> str:
@@ -193,8 +205,7 @@ def page(rows: list[dict[str, str]], final: bool = False) -> str:
     if unclean:
         lines += [f"**Rows of no commit**: {', '.join(unclean)}.", ""]
     if len(seeds) >= (FEWEST_SEEDS if final else len(SEEDS)):
-        finals = [r for r in rows if r["stage"] == "final" and int(r["seed"]) in seeds]
-        lines += _results(finals, seeds)
+        lines += _results(finals(rows), seeds)
     lines += _scouting(rows, runs, control)
     if rows:
         lines += ["## How the rows were made", "", _made(rows), ""]
@@ -253,20 +264,16 @@ def _results(rows, seeds):
             f"| {TITLES[arm]} | {rate:g} | {mean(arm, 'accuracy', 100)} "
             f"| {mean(arm, 'loss')} | {mean(arm, 'train_loss')} |"
         ]
-    accuracy = {(r["arm"], int(r["seed"])): float(r["accuracy"]) for r in rows}
-    found = compare(accuracy, seeds)
+    found = compare_rows(rows)
     lines += ["", "## Verdicts", "", "Paired differences in points of test accuracy,"]
     lines += ["with 95 % intervals:", ""]
     for row in found:
         lines += [f"- {row['name']} ({ABOUT[row['name']]}): {answer(row)}."]
+    lines += ["", "Holm's correction over the three hypotheses. The control passes"]
     lines += [
-        "",
-        "Holm's correction over the three hypotheses. The control passes with",
+        f"with an uncorrected p above {LEVEL:g}, which does not show that Adam is"
     ]
-    lines += [
-        f"an uncorrected p above {LEVEL:g}, which does not show that Adam is like"
-    ]
-    lines += [f"Adam: see what is detectable, {found[-1]['detectable']:.2f} points."]
+    lines += [f"like Adam: detectable are {found[-1]['detectable']:.2f} points."]
     lines += ["", "| | | difference | 95 % interval | p | Holm's p | Holm's p of"]
     lines[-1] += f" equivalence within {MARGIN:g} | detectable | verdict |"
     lines += ["|---|---|---|---|---|---|---|---|---|"]
@@ -327,9 +334,9 @@ def _made(rows):
     for row in rows:
         if row["stage"] == "final":
             took.setdefault(row["seed"], []).append(float(row["cpu_seconds"]))
-    every = list(itertools.chain.from_iterable(took.values()))
-    speed = ""  # which of two machines made a run is not in its row
-    if every:
+    speed = ""  # of what kind the CPU was is not in a row
+    if took:
+        every = [seconds for seed in took.values() for seconds in seed]
         within = max(max(seed) / min(seed) for seed in took.values())
         speed = (
             f" A final run took {min(every):.0f} to {max(every):.0f} processor seconds;"
@@ -407,9 +414,6 @@ def write(results: Path, final: bool = False) -> None:
     text = page(rows, final)
     (results / "README.md").write_text(text, encoding="utf-8")
     if "curves.png" in text:
-        seeds = complete_seeds(rows)
-        finals = [r for r in rows if r["stage"] == "final" and int(r["seed"]) in seeds]
-        plot(finals, results / "curves.png")
-        accuracy = {(r["arm"], int(r["seed"])): float(r["accuracy"]) for r in finals}
-        plot_differences(compare(accuracy, seeds), results / "differences.png")
+        plot(finals(rows), results / "curves.png")
+        plot_differences(compare_rows(rows), results / "differences.png")
     print(text)
